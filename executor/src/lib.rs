@@ -1,0 +1,14 @@
+//! The executor's library: what `ductile-executor` and the CLI `ductile` share. Configuration, the
+//! queue, the store, plugins as the executor sees them, and the dispatcher that drives them.
+
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod harden;
+pub mod ipc;
+pub mod logging;
+pub mod plugin;
+pub mod queue;
+pub mod store;
+pub mod vault;
+pub mod yaml;

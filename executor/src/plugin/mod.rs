@@ -1,0 +1,7 @@
+//! Plugins as the executor sees them: what is on disk, what is said to them, who starts them.
+
+pub mod manifest;
+pub mod protocol;
+pub mod registry;
+pub mod spawn;
+pub mod supervise;

@@ -1,0 +1,172 @@
+//! Front and CLI to the executor: `executor.sock` (role front) and `executor-admin.sock` (role
+//! admin). The caller sends `hello` first; each frame is an `Envelope`, at most `EXECUTOR_MAX`
+//! bytes. JSON travels as text that the executor has checked, or will check.
+
+use serde::{Deserialize, Serialize};
+
+use super::refusal::Refusal;
+use crate::id::{CommandName, JobId, PluginName};
+use crate::time::{Millis, Timestamp};
+
+/// What may be asked of the executor. Any request can be answered by `Reply::Refused`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Front, once after each connect. Answer: `FrontConfig`.
+    FrontConfig,
+    /// Front and admin. Answer: `Health`.
+    Health,
+    /// Front and admin: admit one job (`spec/api.md` 5.1). Answer: `Accepted` after the commit, or
+    /// `Finished` when `wait` is more than 0 and the job ended within it. Refused with
+    /// `PluginUnknown`, `CommandUnknown`, `WriteScope`, `PayloadNotObject`, `Storage`,
+    /// `TooManyWaiting` (then nothing was admitted).
+    Trigger {
+        plugin: PluginName,
+        command: CommandName,
+        /// JSON text; `None` when the body was empty.
+        payload: Option<String>,
+        /// The caller's token may run write commands.
+        may_write: bool,
+        wait: Millis,
+    },
+    /// Front and admin. Answer: `Job`, or refused with `JobUnknown`.
+    GetJob { job_id: JobId },
+    /// Front, unasked for: an admin token of the vault came in over HTTP (`spec/api.md` 8.1); the
+    /// executor has the agent journal it. Answer: `Done`.
+    TokenExposed,
+}
+
+/// What the executor answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    Refused(Refusal),
+    Done,
+    FrontConfig(FrontConfig),
+    Health(Health),
+    Accepted { job_id: JobId },
+    Finished(Job),
+    Job(Job),
+}
+
+/// What the executor tells the front of the configuration; the front reads no file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontConfig {
+    /// `api.listen` as configured (`host:port`); `None` while the API is disabled.
+    pub listen: Option<String>,
+    pub posture: Posture,
+    /// `api.max_body_size`, bytes.
+    pub max_body: u64,
+    /// `api.max_concurrent_sync`.
+    pub max_waiting: u32,
+    /// `api.max_sync_timeout`.
+    pub max_wait: Millis,
+    /// `api.allowed_origins`.
+    pub allowed_origins: Vec<String>,
+    /// Key of the digests, fresh for each load.
+    pub token_key: [u8; 32],
+    pub tokens: Vec<Token>,
+    /// Every plugin of the registry, by name.
+    pub plugins: Vec<Plugin>,
+    /// `service.log_level`.
+    pub log_level: String,
+}
+
+/// One API token as the front may know it (`spec/api.md` 3.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// BLAKE3 of the token's bytes, keyed with `FrontConfig::token_key`.
+    pub digest: [u8; 32],
+    pub scopes: Vec<String>,
+    /// The vault's admin token: never valid over HTTP, and reported when it is seen there.
+    pub is_admin: bool,
+}
+
+/// What a caller can see of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plugin {
+    pub name: PluginName,
+    pub version: String,
+    pub description: String,
+    pub commands: Vec<Command>,
+    /// Configured and enabled; one that is not answers as unknown.
+    pub usable: bool,
+}
+
+/// One command of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    pub name: CommandName,
+    /// `type: write` in the manifest.
+    pub writes: bool,
+}
+
+/// Boot posture (`spec/vault.md` 11.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Posture {
+    Gateway,
+    ManagementOnly,
+    Closed,
+}
+
+/// The counts of `GET /healthz` (`spec/api.md` 4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Jobs queued or running.
+    pub queue_depth: u64,
+    pub plugins_loaded: u64,
+    pub plugins_circuit_open: u64,
+    /// When the executor became ready.
+    pub started_at: Timestamp,
+}
+
+/// `spec/queue-and-scheduler.md` 2.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum JobStatus {
+    Queued,
+    Running,
+    Succeeded,
+    Skipped,
+    Failed,
+    TimedOut,
+    Dead,
+}
+
+impl JobStatus {
+    /// As stored and as answered.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Dead => "dead",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Queued, Self::Running, Self::Succeeded, Self::Skipped, Self::Failed, Self::TimedOut, Self::Dead]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+    }
+
+    /// Never changes again.
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// One job as `GET /job/{id}` shows it (`spec/api.md` 6.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    pub job_id: JobId,
+    pub status: JobStatus,
+    pub plugin: String,
+    pub command: String,
+    pub attempt: u32,
+    /// The plugin's whole answer, valid JSON text.
+    pub result: Option<String>,
+    pub last_error: Option<String>,
+    pub started_at: Option<String>,
+    pub completed_at: Option<String>,
+}
