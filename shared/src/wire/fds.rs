@@ -112,7 +112,7 @@ impl Inbox {
     ///
     /// # Errors
     /// `TooLong` or `Malformed`; the stream must be closed then.
-    pub fn next<T: DeserializeOwned, const LIMIT: usize>(&mut self) -> Result<Option<(T, Vec<OwnedFd>)>, FrameError> {
+    pub fn take<T: DeserializeOwned, const LIMIT: usize>(&mut self) -> Result<Option<(T, Vec<OwnedFd>)>, FrameError> {
         let Some(prefix) = self.bytes.first_chunk::<PREFIX>() else { return Ok(None) };
         let length = u32::from_le_bytes(*prefix) as usize;
         if length > LIMIT {
@@ -141,7 +141,7 @@ impl Inbox {
         socket: BorrowedFd<'_>,
     ) -> Result<Option<(T, Vec<OwnedFd>)>, FrameError> {
         loop {
-            if let Some(message) = self.next::<T, LIMIT>()? {
+            if let Some(message) = self.take::<T, LIMIT>()? {
                 return Ok(Some(message));
             }
             if !self.fill(socket).map_err(FrameError::Io)? {
@@ -194,7 +194,7 @@ mod tests {
             a.write_all(&[*byte]).expect("write");
             assert!(inbox.fill(b.as_fd()).expect("fill"));
         }
-        assert_eq!(inbox.next::<String, 64>().expect("whole").expect("there").0, "slow");
+        assert_eq!(inbox.take::<String, 64>().expect("whole").expect("there").0, "slow");
         a.write_all(&frame[..5]).expect("write");
         drop(a);
         assert!(matches!(inbox.wait::<String, 64>(b.as_fd()), Err(FrameError::Cut)));

@@ -31,3 +31,28 @@ pub enum Started {
         text: String,
     },
 }
+
+/// What a program answers to `--launcher-version` of a launcher that is not of its own version:
+/// the text of its refusal, naming both (design, section 2).
+///
+/// # Errors
+/// The refusal.
+pub fn check_launcher(program: &str, launcher: &str) -> Result<(), String> {
+    if launcher == crate::VERSION {
+        return Ok(());
+    }
+    let own = crate::VERSION;
+    Err(format!("{program} is version {own}, the launcher is version {launcher}: install all five programs together"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_launcher_is_refused_by_name() {
+        assert_eq!(check_launcher("ductile-api", crate::VERSION), Ok(()));
+        let text = check_launcher("ductile-api", "9.9.9").expect_err("another version");
+        assert!(text.contains("ductile-api is version") && text.contains("9.9.9"), "{text}");
+    }
+}

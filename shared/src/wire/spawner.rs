@@ -151,7 +151,7 @@ pub enum Exit {
 /// The steps between fork and exec, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
-    Session,
+    Group,
     Cgroup,
     Streams,
     Descriptors,
@@ -171,7 +171,7 @@ impl Step {
     /// In words, for `plugin spawn failed: start process: …`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Session => "new session",
+            Self::Group => "new process group",
             Self::Cgroup => "enter cgroup",
             Self::Streams => "standard streams",
             Self::Descriptors => "close descriptors",
