@@ -9,6 +9,8 @@ pub mod ipc;
 pub mod logging;
 pub mod plugin;
 pub mod queue;
+pub mod service;
+pub mod sockets;
 pub mod store;
 pub mod vault;
 pub mod yaml;

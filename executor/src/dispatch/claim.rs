@@ -1,0 +1,258 @@
+//! From a ready job to a running child: the claim in memory, the request, and what the spawner
+//! says of it.
+
+use std::time::Instant;
+
+use shared::log::Level;
+use shared::time::{Millis, Timestamp};
+use shared::wire::gateway::{Job, JobStatus};
+use shared::wire::spawner::{RunRefusal, Spawn};
+
+use super::finish::Pending;
+use super::{CAREFUL_START, CLAIM_WINDOW, Dispatcher};
+use crate::logging::{enabled, log, now};
+use crate::plugin::outcome::{self, Failure};
+use crate::plugin::protocol::{RequestParts, request_tail};
+use crate::plugin::supervise::{Command, Ended, RunEvent, Start};
+use crate::queue::ready::Queued;
+use crate::store;
+use crate::store::write::{Claim, Urgency, Write};
+
+/// One attempt, from its claim to the hand-over of its outcome to the writer.
+pub(super) struct Run {
+    pub(super) job: Queued,
+    pub(super) started_at: Timestamp,
+    pub(super) started: Instant,
+    pub(super) timeout: Millis,
+    /// The claim has been handed to the writer.
+    pub(super) claim_submitted: bool,
+    /// The claim is in the database; until then it rides with the completion as well.
+    pub(super) claim_written: bool,
+    /// Set while the claim must be durable before the spawn.
+    pub(super) held: Option<Box<Start>>,
+    /// What came back, while the agent scrubs it.
+    pub(super) ended: Option<Box<Ended>>,
+    /// The agent could not scrub its stdout.
+    pub(super) stdout_withheld: bool,
+    /// The plugin's lane still counts this run.
+    pub(super) counted: bool,
+}
+
+impl Run {
+    /// Overlays what the database does not know yet.
+    pub(super) fn show(&self, job: &mut Job) {
+        job.status = JobStatus::Running;
+        job.attempt = self.job.attempt;
+        job.started_at = Some(self.started_at.to_string());
+    }
+
+    pub(super) fn claim(&self, snapshot: Option<&String>) -> Claim {
+        Claim {
+            job_id: self.job.job_id.clone(),
+            attempt: self.job.attempt,
+            started_at: self.started_at,
+            config_snapshot: snapshot.cloned(),
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Gives free workers the oldest jobs that may run.
+    pub(super) fn fill(&mut self) {
+        while self.runs.len() < self.max_workers && self.writer_failing.is_none() && self.stopping.is_none() {
+            let Some(job) = self.ready.take() else { return };
+            self.start(job);
+        }
+    }
+
+    fn start(&mut self, job: Queued) {
+        let run = self.number();
+        let timeout = self.catalog.usable(&job.plugin).map_or(Millis(0), |plugin| plugin.timeout(&job.command));
+        let careful = self.started.elapsed() < CAREFUL_START;
+        let entry = Run {
+            job,
+            started_at: now(),
+            started: Instant::now(),
+            timeout,
+            claim_submitted: false,
+            claim_written: false,
+            held: None,
+            ended: None,
+            stdout_withheld: false,
+            counted: true,
+        };
+        match self.prepare(run, &entry) {
+            Ok(start) => {
+                if enabled(Level::Info) {
+                    log_start(&entry, &start.spawn);
+                }
+                self.runs.insert(run, entry);
+                if careful {
+                    self.hold(run, start);
+                } else {
+                    self.unwritten_claims.push_back((Instant::now(), run));
+                    self.supervisor.send(Command::Start(start));
+                }
+            }
+            Err(failure) => {
+                self.runs.insert(run, entry);
+                self.fail(run, failure);
+            }
+        }
+    }
+
+    /// Everything of a run that can be refused before anybody is asked to spawn.
+    fn prepare(&mut self, run: u64, entry: &Run) -> Result<Box<Start>, Failure> {
+        let job = &entry.job;
+        let Some(plugin) = self.catalog.usable(&job.plugin) else {
+            return Err(Failure::terminal(format!("plugin {:?} not found in registry", job.plugin.as_str())));
+        };
+        if plugin.command(&job.command).is_none() {
+            let text = format!("plugin {:?} does not support command {:?}", job.plugin.as_str(), job.command.as_str());
+            return Err(Failure::terminal(text));
+        }
+        if !self.states.contains_key(&job.plugin) {
+            let state = self.reader.plugin_state(job.plugin.as_str()).map_err(|error| {
+                Failure::terminal(format!("failed to get plugin state: {}", shared::log::chain(&error)))
+            })?;
+            let state = state.unwrap_or_else(|| "{}".to_owned());
+            store::check_stored(job.plugin.as_str(), &state).map_err(Failure::terminal)?;
+            self.states.insert(job.plugin.clone(), state);
+        }
+        let state = self.states.get(&job.plugin).map_or("{}", String::as_str);
+        let request = request_tail(RequestParts {
+            job_id: job.job_id.as_str(),
+            plugin: job.plugin.as_str(),
+            command: job.command.as_str(),
+            config: &plugin.conf.config_json,
+            state,
+            payload: job.payload.as_deref(),
+            deadline_at: entry.started_at.plus(entry.timeout),
+        })
+        .map_err(|error| Failure::terminal(error.to_string()))?;
+        Ok(Box::new(Start {
+            spawn: Spawn {
+                run,
+                job_id: job.job_id.clone(),
+                plugin: job.plugin.clone(),
+                manifest: plugin.manifest.clone(),
+                entrypoint: plugin.entrypoint.clone(),
+                account: plugin.account.clone(),
+                env: plugin.env.clone(),
+                cwd: plugin.cwd.clone(),
+                deadline: entry.timeout,
+                deliver: plugin.deliver(run, |principal| self.principals.contains(principal)),
+            },
+            request,
+        }))
+    }
+
+    /// Writes the claim first; the spawn follows its commit.
+    fn hold(&mut self, run: u64, start: Box<Start>) {
+        if let Some(entry) = self.runs.get_mut(&run) {
+            entry.held = Some(start);
+        }
+        self.write_claim(run, Urgency::Now);
+    }
+
+    fn write_claim(&mut self, run: u64, urgency: Urgency) {
+        let ticket = self.number();
+        let Some(entry) = self.runs.get_mut(&run) else { return };
+        if !std::mem::replace(&mut entry.claim_submitted, true) {
+            let claim = entry.claim(self.snapshot.as_ref());
+            self.pending.insert(ticket, Pending::Claim { run });
+            self.writer.submit(ticket, Write::Claim(claim), urgency);
+        }
+    }
+
+    /// Claims that no completion came for within the window.
+    pub(super) fn write_old_claims(&mut self, at: Instant) {
+        if self.writer_failing.is_some() {
+            return;
+        }
+        while let Some((claimed, run)) = self.unwritten_claims.front().copied() {
+            if at.duration_since(claimed) < CLAIM_WINDOW && self.runs.contains_key(&run) {
+                return;
+            }
+            self.unwritten_claims.pop_front();
+            self.write_claim(run, Urgency::Lazy);
+        }
+    }
+
+    /// A claim is durable; one that no longer held ends its run.
+    pub(super) fn claimed(&mut self, run: u64, holds: bool) {
+        let Some(entry) = self.runs.get_mut(&run) else { return };
+        entry.claim_written = holds;
+        let held = entry.held.take();
+        match (holds, held) {
+            (true, Some(start)) => self.supervisor.send(Command::Start(start)),
+            (true, None) => {}
+            (false, Some(_)) => self.forget(run),
+            (false, None) => self.supervisor.send(Command::End { run, grace: Millis(0) }),
+        }
+    }
+
+    pub(super) fn run_event(&mut self, event: RunEvent) {
+        match event {
+            RunEvent::Spawned { run, pid } => {
+                if enabled(Level::Debug)
+                    && let Some(entry) = self.runs.get(&run)
+                {
+                    let job_id = entry.job.job_id.as_str();
+                    log(Level::Debug, "plugin spawned", &[("job_id", job_id.into()), ("pid", pid.into())]);
+                }
+            }
+            RunEvent::Refused { run, refusal } => self.refused(run, &refusal),
+            RunEvent::Ended(ended) => {
+                self.release(ended.run);
+                self.scrub(ended);
+            }
+            RunEvent::SpawnerLost { text } => self.failed = Some(format!("the spawner is gone: {text}")),
+        }
+    }
+
+    fn refused(&mut self, run: u64, refusal: &RunRefusal) {
+        let Some(entry) = self.runs.get(&run) else { return };
+        let plugin = &entry.job.plugin;
+        let account = self.catalog.usable(plugin).and_then(|plugin| plugin.account.as_ref()).map(|name| name.as_str());
+        let failure = outcome::judge_refusal(refusal, account);
+        if failure.is_security_event {
+            let fields = [
+                ("event", "plugin.fingerprint_mismatch".into()),
+                ("plugin", plugin.as_str().into()),
+                ("job_id", entry.job.job_id.as_str().into()),
+                ("detail", (&failure.error).into()),
+            ];
+            log(Level::Error, "SECURITY: plugin does not match what was locked; its secrets were withheld", &fields);
+        }
+        self.release(run);
+        self.fail(run, failure);
+    }
+
+    /// The run no longer counts against its plugin's cap.
+    pub(super) fn release(&mut self, run: u64) {
+        if let Some(entry) = self.runs.get_mut(&run)
+            && std::mem::replace(&mut entry.counted, false)
+        {
+            self.ready.release(&entry.job.plugin);
+        }
+    }
+
+    /// Drops a run that has no outcome of its own.
+    pub(super) fn forget(&mut self, run: u64) {
+        self.release(run);
+        if let Some(entry) = self.runs.remove(&run) {
+            self.known.remove(&entry.job.job_id);
+        }
+    }
+}
+
+fn log_start(run: &Run, spawn: &Spawn) {
+    let job = &run.job;
+    let ids = [("job_id", job.job_id.as_str().into()), ("plugin", job.plugin.as_str().into())];
+    let started = [ids[0], ids[1], ("command", job.command.as_str().into()), ("attempt", job.attempt.into())];
+    log(Level::Info, "job started", &started);
+    let timeout = run.timeout.to_string();
+    let executing = [ids[0], ids[1], ("entrypoint", (&spawn.entrypoint).into()), ("timeout", (&timeout).into())];
+    log(Level::Info, "plugin executing", &executing);
+}

@@ -1,0 +1,410 @@
+//! The dispatcher: one loop over one closed enum of events. It owns what is queued, running and
+//! waited for, in memory, and carries out what the pure rules of `queue` and `plugin` decide. It
+//! never touches the database but through `store`, a plugin but through `plugin::supervise`, or a
+//! secret at all.
+
+mod admit;
+mod claim;
+mod finish;
+mod scrub;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shared::id::{JobId, PluginName};
+use shared::log::Level;
+use shared::time::{Millis, Timestamp};
+use shared::wire::gateway::{FrontConfig, Health, Job, Reply, Request};
+use shared::wire::refusal::RefusalKind;
+use tokio::sync::mpsc;
+
+use crate::ipc::{Answer, Role};
+use crate::logging::{self, log, now};
+use crate::plugin::catalog::Catalog;
+use crate::plugin::supervise::{Command, RunEvent, Supervisor};
+use crate::queue::ready::{Queued, Ready};
+use crate::store::StoreError;
+use crate::store::read::{JobRow, Position, QueuedJob, Reader};
+use crate::store::write::{Outcome, Write};
+use crate::store::writer::Writer;
+use crate::vault::{Call, VaultEvent};
+use admit::Waiter;
+use claim::Run;
+use finish::Pending;
+
+/// A claim waits this long for its completion to ride with (design, decision 32).
+const CLAIM_WINDOW: Duration = Duration::from_millis(4);
+/// After each start claims are committed before the spawn for this long, so that a job that kills
+/// the executor spends its attempts.
+const CAREFUL_START: Duration = Duration::from_secs(1);
+/// Grace for running jobs at a stop (design, decision 30), then TERM, then KILL.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+const STOP_KILL: Millis = Millis::from_secs(5);
+/// Queued jobs beyond these stay in the database until there is room.
+const READY_JOBS_MAX: usize = 8192;
+const READY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Everything that the loop reacts to.
+#[derive(Debug)]
+pub enum Event {
+    Request {
+        role: Role,
+        request: Request,
+        answer: Answer,
+    },
+    Run(RunEvent),
+    Written(Vec<Outcome>),
+    Vault(VaultEvent),
+    /// SIGTERM or SIGINT, with grace for running jobs; or the launcher is gone, and nobody waits.
+    Stop {
+        signal: &'static str,
+        has_grace: bool,
+    },
+}
+
+/// What the dispatcher is made of; all of it checked and started.
+pub struct Parts {
+    pub catalog: Catalog,
+    pub front: FrontConfig,
+    pub max_workers: usize,
+    pub snapshot: Option<String>,
+    pub reader: Reader,
+    pub writer: Writer,
+    pub supervisor: Supervisor,
+    pub vault: mpsc::UnboundedSender<Call>,
+    /// Registered principals.
+    pub principals: Vec<String>,
+    pub started_at: Timestamp,
+}
+
+/// How the loop ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Asked to, in good order.
+    Stopped,
+    /// A part died; the service must start anew.
+    Failed(String),
+}
+
+/// The loop's state.
+pub struct Dispatcher {
+    catalog: Arc<Catalog>,
+    front: FrontConfig,
+    max_workers: usize,
+    snapshot: Option<String>,
+    reader: Reader,
+    writer: Writer,
+    supervisor: Supervisor,
+    vault: mpsc::UnboundedSender<Call>,
+    principals: HashSet<String>,
+    vault_calls: u64,
+    vault_is_up: bool,
+    started_at: Timestamp,
+    started: Instant,
+
+    ready: Ready,
+    /// Jobs with a retry in the future, by its time.
+    delayed: BTreeMap<(Timestamp, u64), Queued>,
+    /// Every job in `ready`, `delayed`, `runs` or `pending`; what is not here is in the database
+    /// alone.
+    known: HashSet<JobId>,
+    /// Where to go on reading, while the database holds queued jobs that memory does not.
+    backlog: Option<Option<Position>>,
+    /// Jobs queued or running.
+    depth: u64,
+    numbers: u64,
+
+    /// The compatibility rows, as last read; this executor alone writes them.
+    states: HashMap<PluginName, String>,
+
+    runs: HashMap<u64, Run>,
+    /// Claims that are in memory alone, oldest first.
+    unwritten_claims: VecDeque<(Instant, u64)>,
+    scrubs: HashMap<u64, scrub::Open>,
+    pending: HashMap<u64, Pending>,
+    /// What the writer could not store and must store before anything else, in its order.
+    unwritten: Vec<(u64, Write)>,
+    waiters: HashMap<JobId, Vec<Waiter>>,
+    waiting: usize,
+    /// The writer can not write: nothing new is claimed, and what is unwritten is tried again then.
+    writer_failing: Option<finish::Failing>,
+    stopping: Option<Stop>,
+    failed: Option<String>,
+}
+
+/// A stop under way.
+struct Stop {
+    at: Instant,
+    killed: bool,
+}
+
+impl Dispatcher {
+    /// Takes over what is queued.
+    ///
+    /// # Errors
+    /// The database can not be read.
+    pub fn new(parts: Parts) -> Result<Self, StoreError> {
+        let depth = parts.reader.depth()?;
+        let mut dispatcher = Self {
+            catalog: Arc::new(parts.catalog),
+            front: parts.front,
+            max_workers: parts.max_workers,
+            snapshot: parts.snapshot,
+            reader: parts.reader,
+            writer: parts.writer,
+            supervisor: parts.supervisor,
+            vault: parts.vault,
+            principals: parts.principals.into_iter().collect(),
+            vault_calls: 0,
+            vault_is_up: true,
+            started_at: parts.started_at,
+            started: Instant::now(),
+            ready: Ready::default(),
+            delayed: BTreeMap::new(),
+            known: HashSet::new(),
+            backlog: Some(None),
+            depth,
+            numbers: 0,
+            states: HashMap::new(),
+            runs: HashMap::new(),
+            unwritten_claims: VecDeque::new(),
+            scrubs: HashMap::new(),
+            pending: HashMap::new(),
+            unwritten: Vec::new(),
+            waiters: HashMap::new(),
+            waiting: 0,
+            writer_failing: None,
+            stopping: None,
+            failed: None,
+        };
+        dispatcher.read_backlog()?;
+        Ok(dispatcher)
+    }
+
+    /// Runs until a stop has been carried out or a part has died. The writer is given back, to be
+    /// drained and closed.
+    pub async fn run(mut self, events: &mut mpsc::UnboundedReceiver<Event>) -> (Ending, Writer) {
+        let mut batch = Vec::new();
+        let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
+        let mut fed = Instant::now();
+        loop {
+            let wake = self.next_wake(Instant::now()).into_iter().chain(watchdog.map(|period| fed + period)).min();
+            tokio::select! {
+                count = events.recv_many(&mut batch, 256) => if count == 0 {
+                    return (Ending::Failed("every source of events is gone".to_owned()), self.writer);
+                },
+                () = sleep_until(wake) => {}
+            }
+            for event in batch.drain(..) {
+                self.handle(event);
+            }
+            self.tick(Instant::now());
+            self.fill();
+            logging::flush();
+            if watchdog.is_some_and(|period| fed.elapsed() >= period) {
+                fed = Instant::now();
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+            if let Some(text) = self.failed {
+                return (Ending::Failed(text), self.writer);
+            }
+            if self.stopping.is_some() && self.runs.is_empty() && self.pending.is_empty() {
+                return (Ending::Stopped, self.writer);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Request { role, request, answer } => self.request(role, request, answer),
+            Event::Run(event) => self.run_event(event),
+            Event::Written(outcomes) => self.written(outcomes),
+            Event::Vault(event) => self.vault_event(event),
+            Event::Stop { signal, has_grace } => self.stop(signal, has_grace),
+        }
+    }
+
+    /// One request; the permit table has passed it.
+    fn request(&mut self, role: Role, request: Request, answer: Answer) {
+        match request {
+            Request::FrontConfig => answer.send(Reply::FrontConfig(self.front.clone())),
+            Request::Health => answer.send(Reply::Health(Health {
+                queue_depth: self.depth,
+                plugins_loaded: self.catalog.shown().len() as u64,
+                plugins_circuit_open: 0,
+                started_at: self.started_at,
+            })),
+            Request::Trigger { plugin, command, payload, may_write, wait } => {
+                self.trigger(admit::Trigger { role, plugin, command, payload, may_write, wait }, answer);
+            }
+            Request::GetJob { job_id } => self.get_job(&job_id, answer),
+            Request::TokenExposed => {
+                log(Level::Warn, "admin token seen over HTTP: run 'ductile vault rotate-admin-token'", &[]);
+                self.ask_vault(shared::wire::vault::Request::TokenExposed, Vec::new());
+                answer.send(Reply::Done);
+            }
+        }
+    }
+
+    fn get_job(&self, job_id: &JobId, answer: Answer) {
+        match self.reader.job(job_id) {
+            Ok(Some(row)) => {
+                let mut job = shown(row);
+                if let Some(run) = self.runs.values().find(|run| run.job.job_id == *job_id) {
+                    run.show(&mut job);
+                }
+                answer.send(Reply::Job(job));
+            }
+            Ok(None) => answer.refuse(RefusalKind::JobUnknown, "job not found"),
+            Err(error) => {
+                log(Level::Error, "job read failed", &[("error", (&shared::log::chain(&error)).into())]);
+                answer.refuse(RefusalKind::Internal, "failed to retrieve job");
+            }
+        }
+    }
+
+    /// What time alone brings: claims to write, retries that are due, waits that are over.
+    fn tick(&mut self, at: Instant) {
+        self.write_old_claims(at);
+        self.wake_delayed(now());
+        self.end_waits(at);
+        self.end_scrubs(at);
+        self.write_again(at);
+        if let Some(stop) = &mut self.stopping
+            && !stop.killed
+            && at.duration_since(stop.at) >= STOP_GRACE
+        {
+            stop.killed = true;
+            self.end_all(STOP_KILL);
+        }
+        let has_room = self.ready.len() < READY_JOBS_MAX / 4 && self.ready.weight() < READY_BYTES_MAX / 4;
+        if self.backlog.is_some()
+            && has_room
+            && let Err(error) = self.read_backlog()
+        {
+            log(Level::Error, "queue read failed", &[("error", (&shared::log::chain(&error)).into())]);
+        }
+    }
+
+    /// The next moment at which `tick` has something to do.
+    fn next_wake(&self, at: Instant) -> Option<Instant> {
+        let claim = self.unwritten_claims.front().filter(|_| self.writer_failing.is_none());
+        let claim = claim.map(|(claimed, _)| *claimed + CLAIM_WINDOW);
+        let retry = self.delayed.keys().next().map(|(due, _)| at + due.millis_since(now()).as_duration());
+        let wait = self.waiters.values().flatten().map(|waiter| waiter.until).min();
+        let scrub = self.scrubs.values().map(|open| open.until).min();
+        let stop = self.stopping.as_ref().filter(|stop| !stop.killed).map(|stop| stop.at + STOP_GRACE);
+        let again = self.writer_failing.as_ref().map(|failing| failing.until);
+        [claim, retry, wait, scrub, stop, again].into_iter().flatten().min()
+    }
+
+    /// Moves retries whose time has come to the ready jobs, at the place of their creation.
+    fn wake_delayed(&mut self, at: Timestamp) {
+        while let Some(entry) = self.delayed.first_entry() {
+            if entry.key().0 > at {
+                return;
+            }
+            let job = entry.remove();
+            self.make_ready(job);
+        }
+    }
+
+    fn make_ready(&mut self, job: Queued) {
+        let cap = self.catalog.usable(&job.plugin).map_or(1, |plugin| plugin.cap);
+        self.ready.push(job, cap);
+    }
+
+    /// Reads the next page of queued jobs that memory does not hold.
+    fn read_backlog(&mut self) -> Result<(), StoreError> {
+        const PAGE: u32 = 1024;
+        while let Some(after) = self.backlog.clone() {
+            if self.ready.len() >= READY_JOBS_MAX || self.ready.weight() >= READY_BYTES_MAX {
+                return Ok(());
+            }
+            let page = self.reader.queued_page(after.as_ref(), PAGE)?;
+            self.backlog = page.next.map(Some);
+            if page.unreadable > 0 {
+                let count = i64::try_from(page.unreadable).unwrap_or(i64::MAX);
+                log(Level::Error, "queued rows are no jobs of ours and stay queued", &[("count", count.into())]);
+            }
+            for row in page.jobs {
+                self.take_over(row);
+            }
+        }
+        Ok(())
+    }
+
+    /// A queued row that memory may hold already.
+    fn take_over(&mut self, row: QueuedJob) {
+        let due = row.next_retry_at;
+        match Queued::try_from(row) {
+            Ok(job) if !self.known.insert(job.job_id.clone()) => {}
+            Ok(job) => match due {
+                Some(due) if due > now() => self.delay(job, due),
+                _ => self.make_ready(job),
+            },
+            Err(text) => {
+                log(Level::Error, "queued row is no job of ours and stays queued", &[("reason", (&text).into())])
+            }
+        }
+    }
+
+    fn delay(&mut self, job: Queued, due: Timestamp) {
+        self.numbers += 1;
+        self.delayed.insert((due, self.numbers), job);
+    }
+
+    /// A number for a run, a ticket or a call; never reused.
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn stop(&mut self, signal: &str, has_grace: bool) {
+        log(Level::Info, "received shutdown signal", &[("signal", signal.into())]);
+        let stop = self.stopping.get_or_insert(Stop { at: Instant::now(), killed: false });
+        if !has_grace && !stop.killed {
+            stop.killed = true;
+            self.end_all(Millis(0));
+        }
+    }
+
+    fn end_all(&self, grace: Millis) {
+        for run in self.runs.keys() {
+            self.supervisor.send(Command::End { run: *run, grace });
+        }
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A row as a caller may see it.
+fn shown(row: JobRow) -> Job {
+    Job {
+        job_id: row.job_id,
+        status: row.status,
+        plugin: row.plugin,
+        command: row.command,
+        attempt: row.attempt,
+        result: row.result.map(json_text),
+        last_error: row.last_error,
+        started_at: row.started_at,
+        completed_at: row.completed_at,
+    }
+}
+
+/// What a plugin printed, as JSON text: as it stands, or, when it is none, as a JSON string.
+fn json_text(printed: String) -> String {
+    if serde_json::from_str::<&serde_json::value::RawValue>(&printed).is_ok() {
+        return printed;
+    }
+    let mut text = String::with_capacity(printed.len() + 2);
+    shared::log::push_json_text(&mut text, &printed);
+    text
+}

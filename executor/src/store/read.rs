@@ -1,0 +1,263 @@
+//! Reading: connections that can not write. Each call is a transaction of its own, so that no
+//! reader keeps the log from being folded back.
+
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use shared::id::JobId;
+use shared::time::Timestamp;
+use shared::wire::gateway::JobStatus;
+
+use super::error::StoreError;
+use super::state;
+
+/// One connection that only reads. Not shared between threads: make one for each.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+}
+
+/// A job with the log row of its current attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRow {
+    pub job_id: JobId,
+    pub status: JobStatus,
+    pub plugin: String,
+    pub command: String,
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub submitted_by: String,
+    pub created_at: String,
+    pub started_at: Option<String>,
+    pub completed_at: Option<String>,
+    pub last_error: Option<String>,
+    /// What the plugin printed in this attempt.
+    pub result: Option<String>,
+    pub stderr: Option<String>,
+}
+
+/// Where a page of the queue ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    created_at: String,
+    rowid: i64,
+}
+
+/// A job that waits or runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedJob {
+    pub job_id: JobId,
+    pub plugin: String,
+    pub command: String,
+    pub payload: Option<String>,
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub submitted_by: String,
+    pub dedupe_key: Option<String>,
+    pub created_at: String,
+    pub started_at: Option<String>,
+    /// Not before this time; `None` at once.
+    pub next_retry_at: Option<Timestamp>,
+    pub parent_job_id: Option<String>,
+    pub source_event_id: Option<String>,
+    pub event_context_id: Option<String>,
+}
+
+/// A part of the queue, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub jobs: Vec<QueuedJob>,
+    /// Where the next page begins; `None` when this one reached the end of the queue. A page ends
+    /// early when its payloads are large.
+    pub next: Option<Position>,
+    /// Rows that are no job's, as only another program writes them. They stay queued.
+    pub unreadable: u64,
+}
+
+/// Payload bytes after which a page ends.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+const QUEUED_COLUMNS: &str = "rowid, id, plugin, command, CAST(payload AS TEXT), attempt, max_attempts, submitted_by, \
+                              dedupe_key, created_at, started_at, next_retry_at, parent_job_id, source_event_id, \
+                              event_context_id";
+
+impl Reader {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// # Errors
+    /// `StoreError`, as for every call here, when the database can not be read.
+    pub fn job(&self, job_id: &JobId) -> Result<Option<JobRow>, StoreError> {
+        let read = || {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT q.plugin, q.command, q.status, q.attempt, q.max_attempts, q.submitted_by, q.created_at, \
+                 q.started_at, q.completed_at, q.last_error, l.result, l.stderr \
+                 FROM job_queue q LEFT JOIN job_log l ON l.id = q.id || '-' || q.attempt WHERE q.id = ?1",
+            )?;
+            statement.query_row([job_id.as_str()], |row| job_row(job_id, row)).optional()
+        };
+        read().map_err(|e| StoreError::sqlite("read a job", e))
+    }
+
+    /// The next part of the queue, in the order of execution: `created_at`, then the order of
+    /// insertion. Jobs that wait for their next attempt are among them.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn queued_page(&self, after: Option<&Position>, limit: u32) -> Result<Page, StoreError> {
+        self.read_page(after, limit).map_err(|e| StoreError::sqlite("read the queue", e))
+    }
+
+    fn read_page(&self, after: Option<&Position>, limit: u32) -> rusqlite::Result<Page> {
+        // Every text sorts after the empty one.
+        let (created_at, rowid) = after.map_or(("", 0), |position| (position.created_at.as_str(), position.rowid));
+        let mut statement = self.connection.prepare_cached(&format!(
+            "SELECT {QUEUED_COLUMNS} FROM job_queue INDEXED BY job_queue_status_created_at_idx \
+             WHERE status = 'queued' AND (created_at, rowid) > (?1, ?2) ORDER BY created_at, rowid LIMIT ?3"
+        ))?;
+        let mut rows = statement.query(params![created_at, rowid, limit])?;
+        let mut page = Page { jobs: Vec::new(), next: None, unreadable: 0 };
+        let (mut taken, mut bytes) = (0, 0);
+        while let Some(row) = rows.next()? {
+            taken += 1;
+            page.next = Some(Position { created_at: row.get("created_at")?, rowid: row.get(0)? });
+            match queued_row(row)? {
+                Some(job) => {
+                    bytes += job.payload.as_ref().map_or(0, String::len);
+                    page.jobs.push(job);
+                }
+                None => page.unreadable += 1,
+            }
+            if bytes >= PAGE_BYTES {
+                return Ok(page);
+            }
+        }
+        if taken < limit {
+            page.next = None;
+        }
+        Ok(page)
+    }
+
+    /// What is marked as running, oldest first.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn running(&self) -> Result<Vec<QueuedJob>, StoreError> {
+        running(&self.connection).map_err(|e| StoreError::sqlite("read running jobs", e))
+    }
+
+    /// Jobs queued or running.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn depth(&self) -> Result<u64, StoreError> {
+        self.one(
+            "SELECT count(*) FROM job_queue INDEXED BY job_queue_status_created_at_idx \
+             WHERE status IN ('queued', 'running')",
+            "count the queue",
+        )
+        .map(|count: Option<i64>| count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
+    }
+
+    /// The earliest time that a queued job waits for; it may have passed.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn earliest_retry(&self) -> Result<Option<Timestamp>, StoreError> {
+        // The index begins with the plugin: one step for each plugin, not for each job.
+        self.one(
+            "WITH RECURSIVE waiting(plugin) AS ( \
+               SELECT min(plugin) FROM job_queue INDEXED BY job_queue_waiting_idx WHERE status = 'queued' \
+               UNION ALL \
+               SELECT (SELECT min(plugin) FROM job_queue INDEXED BY job_queue_waiting_idx \
+                       WHERE status = 'queued' AND plugin > waiting.plugin) \
+               FROM waiting WHERE waiting.plugin IS NOT NULL) \
+             SELECT min((SELECT min(next_retry_at) FROM job_queue INDEXED BY job_queue_waiting_idx \
+                         WHERE status = 'queued' AND plugin = waiting.plugin AND next_retry_at > '')) \
+             FROM waiting WHERE waiting.plugin IS NOT NULL",
+            "read the earliest retry",
+        )
+        .map(|text: Option<String>| text.and_then(|text| Timestamp::parse(&text)))
+    }
+
+    /// The state that a plugin's next request shows, as it is stored: see `check_stored`.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn plugin_state(&self, plugin: &str) -> Result<Option<String>, StoreError> {
+        state::stored(&self.connection, plugin).map_err(|e| StoreError::sqlite("read plugin state", e))
+    }
+
+    #[cfg(test)]
+    pub(super) fn raw(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn one<T: FromSql>(&self, sql: &str, what: &str) -> Result<T, StoreError> {
+        let read = || self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0));
+        read().map_err(|e| StoreError::sqlite(what, e))
+    }
+}
+
+pub(super) fn running(connection: &Connection) -> rusqlite::Result<Vec<QueuedJob>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {QUEUED_COLUMNS} FROM job_queue INDEXED BY job_queue_status_created_at_idx \
+         WHERE status = 'running' ORDER BY created_at, rowid"
+    ))?;
+    let rows = statement.query_and_then([], queued_row)?;
+    rows.filter_map(rusqlite::Result::transpose).collect()
+}
+
+/// `None` for a row that is no job's.
+fn queued_row(row: &Row<'_>) -> rusqlite::Result<Option<QueuedJob>> {
+    match readable_row(row) {
+        Err(error @ rusqlite::Error::SqliteFailure(..)) => Err(error),
+        // Everything else is about a value of this row, and must not hide the rows behind it.
+        Err(_) => Ok(None),
+        job => job,
+    }
+}
+
+fn readable_row(row: &Row<'_>) -> rusqlite::Result<Option<QueuedJob>> {
+    let id: String = row.get(1)?;
+    let Ok(job_id) = JobId::parse(&id) else { return Ok(None) };
+    let next_retry_at: Option<String> = row.get(11)?;
+    Ok(Some(QueuedJob {
+        job_id,
+        plugin: row.get(2)?,
+        command: row.get(3)?,
+        payload: row.get(4)?,
+        attempt: row.get(5)?,
+        max_attempts: row.get(6)?,
+        submitted_by: row.get(7)?,
+        dedupe_key: row.get(8)?,
+        created_at: row.get(9)?,
+        started_at: row.get(10)?,
+        next_retry_at: next_retry_at.and_then(|text| Timestamp::parse(&text)),
+        parent_job_id: row.get(12)?,
+        source_event_id: row.get(13)?,
+        event_context_id: row.get(14)?,
+    }))
+}
+
+fn job_row(job_id: &JobId, row: &Row<'_>) -> rusqlite::Result<JobRow> {
+    let status: String = row.get(2)?;
+    let status = JobStatus::parse(&status).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, "no status of a job".into())
+    })?;
+    Ok(JobRow {
+        job_id: job_id.clone(),
+        plugin: row.get(0)?,
+        command: row.get(1)?,
+        status,
+        attempt: row.get(3)?,
+        max_attempts: row.get(4)?,
+        submitted_by: row.get(5)?,
+        created_at: row.get(6)?,
+        started_at: row.get(7)?,
+        completed_at: row.get(8)?,
+        last_error: row.get(9)?,
+        result: row.get(10)?,
+        stderr: row.get(11)?,
+    })
+}

@@ -1,0 +1,187 @@
+//! What can be asked of the writer, and what it answers. Each `Write` is applied whole or not at
+//! all, in the order of submission.
+
+use shared::id::JobId;
+use shared::time::Timestamp;
+use shared::wire::gateway::JobStatus;
+
+use super::error::StoreError;
+use super::snapshot::ConfigSnapshot;
+use crate::queue::dedupe;
+
+/// One operation of the writer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// A new job, `queued`. Answers: `Admitted`, or `Conflict` when its source event already made
+    /// this very job.
+    Admit(NewJob),
+    /// The same after a look for duplicates in the same transaction. Answers besides: `Duplicate`.
+    AdmitUnique(NewJob, dedupe::Check),
+    /// A claim that the dispatcher made in memory. Answers: `Claimed` or `Stale`.
+    Claim(Claim),
+    /// The end of an attempt. Answers: `Completed`, `Stale` or `StateRefused`.
+    Complete(Box<Completion>),
+    /// The configuration that is active from now on. Answers: `Saved`.
+    Snapshot(Box<ConfigSnapshot>),
+}
+
+/// A job as it is admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    pub id: JobId,
+    pub plugin: String,
+    pub command: String,
+    pub payload: Option<String>,
+    pub max_attempts: u32,
+    pub submitted_by: String,
+    pub dedupe_key: Option<String>,
+    pub created_at: Timestamp,
+    pub parent_job_id: Option<String>,
+    pub source_event_id: Option<String>,
+    pub event_context_id: Option<String>,
+    /// The configuration that was active.
+    pub config_snapshot: Option<String>,
+}
+
+/// An attempt that began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub job_id: JobId,
+    pub attempt: u32,
+    pub started_at: Timestamp,
+    pub config_snapshot: Option<String>,
+}
+
+/// What becomes of the job when its attempt has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It ends.
+    Terminal { status: JobStatus },
+    /// It is queued again; `attempt` is the new one, higher than the one that ended.
+    Retry { attempt: u32, next_retry_at: Timestamp },
+    /// It is queued again at once and loses no attempt: both its numbers rise by one
+    /// (`spec/queue-and-scheduler.md` 14.2).
+    Requeue,
+}
+
+/// The end of one attempt and all that comes of it, stored together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    /// The claim of this attempt, unless it is known to be stored: it rides here, and where it was
+    /// stored meanwhile it is recognised.
+    pub claim: Option<Claim>,
+    pub job_id: JobId,
+    pub attempt: u32,
+    pub next: Next,
+    pub completed_at: Timestamp,
+    /// How this attempt ended, for its log row; a terminal status.
+    pub log_status: JobStatus,
+    pub last_error: Option<String>,
+    /// The plugin's whole stdout.
+    pub result: Option<String>,
+    /// Cut at 65,536 bytes.
+    pub stderr: Option<String>,
+    pub state: Option<StateUpdate>,
+    pub stopwatch: Option<StopwatchRow>,
+}
+
+/// `state_updates` of a plugin's answer (`spec/plugins.md` 10.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateUpdate {
+    pub plugin: String,
+    pub command: String,
+    /// A JSON object, stored as it came.
+    pub updates_json: String,
+    /// The rules that match this command. None: the object is merged into the plugin's state.
+    pub facts: Vec<FactRule>,
+    /// An id for each rule.
+    pub fact_ids: Vec<String>,
+}
+
+/// One matching rule of `fact_outputs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FactRule {
+    pub fact_type: String,
+    /// `compatibility_view: mirror_object`: the object also replaces the plugin's state.
+    pub mirror: bool,
+}
+
+/// The telemetry of one spawn (`spec/plugins.md` 11); job, attempt and time are the completion's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopwatchRow {
+    pub plugin: String,
+    pub pipeline: Option<String>,
+    pub step_id: Option<String>,
+    pub pipeline_instance_id: Option<String>,
+    pub enter_wall_ns: i64,
+    pub exit_wall_ns: i64,
+    pub dur_ns: i64,
+    pub runtime_pre_ns: i64,
+    pub runtime_post_ns: i64,
+    pub status: SpawnStatus,
+    /// A JSON array.
+    pub subs_json: String,
+}
+
+/// How a spawn went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpawnStatus {
+    Ok,
+    Err,
+    Timeout,
+    /// The recorder itself failed.
+    CaptureError,
+}
+
+impl SpawnStatus {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Err => "err",
+            Self::Timeout => "timeout",
+            Self::CaptureError => "capture_error",
+        }
+    }
+}
+
+/// How long an operation may wait for company.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Committed at once, together with everything that waits.
+    Now,
+    /// Committed within 4 ms, or as soon as 64 operations wait.
+    Lazy,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    Admitted,
+    /// Another job stands for this one; nothing was stored.
+    Duplicate(dedupe::Duplicate),
+    /// This source event already made a job of this plugin and command; nothing was stored.
+    Conflict,
+    Claimed,
+    Completed,
+    /// The claim or the attempt no longer holds; nothing was stored.
+    Stale,
+    /// The state that would result is not acceptable; nothing was stored, and the attempt is to be
+    /// completed as failed with this text, without a retry.
+    StateRefused {
+        text: String,
+    },
+    Saved,
+}
+
+/// The answer to one ticket, after the commit or the failure of its batch.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub ticket: u64,
+    /// Of kind `Refused`: this operation can never be stored. Of any other: nothing of the batch
+    /// was stored, and the operation may be submitted again.
+    pub result: Result<Applied, StoreError>,
+    /// The operation itself, when nothing of it was stored and its owner may have to go on with
+    /// it: after every error and after `StateRefused`. So nobody needs a copy meanwhile.
+    pub returned: Option<Write>,
+}
