@@ -1,0 +1,220 @@
+//! The figures of `docs/performance.md`: the product beside the machine's own limit, in one run.
+//! `make bench`; about three minutes. Ratios are what counts: absolute numbers of two machines, or
+//! of two days, are not compared.
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+
+mod floor;
+mod load;
+mod stats;
+
+use std::time::{Duration, Instant};
+
+use load::{Caller, per_second};
+use stats::{Samples, median, millis};
+use tests::instance::Instance;
+use tests::procs;
+use tests::scratch::Scratch;
+use tests::site::Setup;
+
+const SECRET: &str = "bench-secret-value-0123456789abcdef";
+
+/// What can be measured; all of it when no name is given.
+const PARTS: [&str; 7] = ["start", "idle", "sync", "drained", "http", "spawn", "admission"];
+
+fn main() {
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|word| PARTS.contains(&word.as_str())).collect();
+    let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
+    machine();
+    let raw = raw_spawn();
+    if wanted("start") {
+        starts();
+    }
+    let instance = workers(8).start();
+    if wanted("idle") {
+        idle(&instance);
+    }
+    if wanted("sync") {
+        let plain = sync(&instance, "bench", raw.alone);
+        let secret = sync(&instance, "bench-secret", raw.alone);
+        println!("secret, delivered and scrubbed, added        p50 {:+.3} ms", millis(secret) - millis(plain));
+    }
+    if wanted("drained") {
+        let plain = drained(&instance, "bench", raw.rate, "");
+        let secret = drained(&instance, "bench-secret", raw.rate, ", every job with a secret");
+        println!("secret, delivered and scrubbed, added        {:+.3} ms a job, drained", 1e3 / secret - 1e3 / plain);
+    }
+    if wanted("http") {
+        with_http(&instance, raw.rate);
+    }
+    if wanted("spawn") {
+        enqueue_to_spawn(&instance);
+    }
+    drop(instance);
+    if wanted("admission") {
+        admission();
+    }
+    let again = raw_spawn().rate;
+    println!("raw spawn again, at the end                  {again:>9.0} /s = {:.2} of the first", again / raw.rate);
+}
+
+/// R: a rate, and the median of one at a time.
+struct Raw {
+    rate: f64,
+    alone: Duration,
+}
+
+fn raw_spawn() -> Raw {
+    let scratch = Scratch::new();
+    tests::plugins::install("bench", scratch.path());
+    let raw = floor::spawn(&scratch.path().join("bench/bench"), 1.5);
+    let (low, high) = raw.spread;
+    println!("raw spawn, 2 at once (R)                     {:>9.0} /s   runs {low:.0}..{high:.0}", raw.rate);
+    let (alone, p99) = (raw.alone.percentile(50), raw.alone.percentile(99));
+    println!("raw spawn, alone                             p50 {:.3} ms  p99 {:.3} ms", millis(alone), millis(p99));
+    Raw { rate: raw.rate, alone }
+}
+
+fn machine() {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    println!("# {cores} cores, {}, kernel {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim());
+}
+
+fn workers(count: usize) -> Setup {
+    Setup::new()
+        .workers(count)
+        .plugin("bench")
+        .plugin_with("bench-secret", "uses: bench")
+        .plugin_with("blocked", "uses: bench\nparallelism: 1")
+        .secret("bench_key", SECRET, &["bench-secret"])
+}
+
+/// From the start of the launcher to the first `ok` of `/healthz`.
+fn starts() {
+    let prepared = workers(8).prepare();
+    let runs = (0..11).map(|_| millis(prepared.time_to_ready())).collect();
+    let (middle, low, high) = median(runs);
+    println!("start to ready, launcher                     {middle:.1} ms  runs {low:.1}..{high:.1}");
+}
+
+/// Resident memory of everything, before the first job.
+fn idle(instance: &Instance) {
+    let mut sum = 0;
+    let mut parts = Vec::new();
+    for program in tests::paths::PROGRAMS {
+        let pid = if program == "ductile" { instance.launcher() } else { instance.pid(program) };
+        let kib = procs::resident_kib(pid);
+        sum += kib;
+        parts.push(format!("{program} {:.1}", mib(kib)));
+    }
+    println!("idle RSS of all processes                    {:.1} MiB  ({})", mib(sum), parts.join(", "));
+}
+
+fn mib(kib: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    let kib = kib as f64;
+    kib / 1024.0
+}
+
+/// Trigger to result over one connection.
+fn sync(instance: &Instance, plugin: &str, raw: Duration) -> Duration {
+    let body = load::payload();
+    let mut caller = Caller::new(instance);
+    for _ in 0..200 {
+        caller.run(plugin, &body);
+    }
+    let samples = Samples::new((0..2000).map(|_| caller.run(plugin, &body)).collect());
+    let (p50, p99) = (samples.percentile(50), samples.percentile(99));
+    println!(
+        "trigger to result, {plugin:<12}              p50 {:.3} ms  p99 {:.3} ms  (raw p50 {:+.3} ms)",
+        millis(p50),
+        millis(p99),
+        millis(p50) - millis(raw)
+    );
+    p50
+}
+
+/// Fills the queue faster than it drains, and times the rest.
+fn drained(instance: &Instance, plugin: &str, raw: f64, what: &str) -> f64 {
+    let rates = (0..3).map(|_| {
+        load::admit(instance, plugin, 16, 12_000);
+        let mut caller = Caller::new(instance);
+        // The front's answer may be old: one that was asked for after it is not.
+        std::thread::sleep(Duration::from_millis(120));
+        let (left, start) = (caller.depth(), Instant::now());
+        caller.drained();
+        per_second(usize::try_from(left).unwrap_or(0), start.elapsed())
+    });
+    let (rate, low, high) = median(rates.collect());
+    println!("jobs, queue drained{what:<26} {rate:>9.0} /s = {:.2} R  runs {low:.0}..{high:.0}", rate / raw);
+    rate
+}
+
+/// Jobs while they are admitted over HTTP by callers on the same cores.
+fn with_http(instance: &Instance, raw: f64) {
+    const CALLERS: usize = 4;
+    const EACH: usize = 4000;
+    let body = load::payload();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                let mut caller = Caller::new(instance);
+                for sent in 0..EACH {
+                    caller.trigger("bench", "poll", &body);
+                    // Enough waits that no worker is idle, and no more.
+                    while sent % 64 == 63 && caller.depth() > 1500 {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            });
+        }
+    });
+    Caller::new(instance).drained();
+    let rate = per_second(CALLERS * EACH, start.elapsed());
+    println!("jobs, with HTTP admission and its load       {rate:>9.0} /s = {:.2} R", rate / raw);
+}
+
+/// From the row's creation to the plugin's own first instruction, which also counts exec and the
+/// C library's start.
+fn enqueue_to_spawn(instance: &Instance) {
+    let body = load::payload();
+    let mut caller = Caller::new(instance);
+    for _ in 0..1000 {
+        caller.run("bench", &body);
+    }
+    let ledger = instance.ledger();
+    let mut statement = ledger
+        .prepare("SELECT created_at, result FROM job_log ORDER BY completed_at DESC LIMIT 1000")
+        .expect("the ledger has its log");
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).expect("rows");
+    let samples = rows.map(|row| {
+        let (created_at, result) = row.expect("a row");
+        let created = shared::time::Timestamp::parse(&created_at).expect("a timestamp").unix_nanos();
+        let begun: i64 = result["{\"status\":\"ok\",\"result\":\"".len()..]
+            .split(' ')
+            .next()
+            .and_then(|nanos| nanos.parse().ok())
+            .expect("nanoseconds");
+        Duration::from_nanos(u64::try_from(begun - created).unwrap_or(0))
+    });
+    let samples = Samples::new(samples.collect());
+    println!(
+        "created to the plugin's main()               p50 {:.3} ms  p99 {:.3} ms",
+        millis(samples.percentile(50)),
+        millis(samples.percentile(99))
+    );
+}
+
+/// Durable admission while every worker is held.
+fn admission() {
+    for connections in [64, 8, 1] {
+        let instance = workers(1).start();
+        Caller::new(&instance).trigger("bench", "nap", "{}");
+        let rate = load::admit(&instance, "bench", connections, connections.max(8) * 400);
+        println!("durable admission, {connections:>2} connections            {rate:>9.0} /s");
+    }
+}

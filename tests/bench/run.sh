@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# run.sh [PART...]: what `make bench` does. Release programs, one run on one machine, the machine's
+# own limit beside the product's figures; a figure of another run or machine is not compared with it.
+# Parts: start idle sync drained http spawn admission; all without any.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cargo build --release --workspace --bins
+exec cargo bench -p tests --bench figures -- "$@"
