@@ -108,6 +108,8 @@ pub struct Line {
     stream: UnixStream,
     inbox: Inbox,
     calls: u64,
+    /// The registered principals, as last heard during the introduction.
+    principals: Option<Vec<String>>,
 }
 
 impl Line {
@@ -124,10 +126,14 @@ impl Line {
             }
             Address::Path(path) => UnixStream::connect(path).await,
         };
-        let mut line = Self { stream: stream.map_err(VaultError::Connect)?, inbox: Inbox::default(), calls: 0 };
+        let stream = stream.map_err(VaultError::Connect)?;
+        let mut line = Self { stream, inbox: Inbox::default(), calls: 0, principals: None };
         let ours = Hello::ours(None);
-        line.send(&frame::to_frame(&ours, HELLO_MAX).map_err(VaultError::Frame)?, &[]).await?;
-        match timeout(DEADLINE, line.receive::<HelloReply>()).await.map_err(|_| VaultError::TimedOut)?? {
+        send(&line.stream, &frame::to_frame(&ours, HELLO_MAX).map_err(VaultError::Frame)?, &[]).await?;
+        match timeout(DEADLINE, receive::<HelloReply>(&line.stream, &mut line.inbox))
+            .await
+            .map_err(|_| VaultError::TimedOut)??
+        {
             (HelloReply::Welcome(theirs), _) => ours.check(&theirs).map_err(VaultError::Refused)?,
             (HelloReply::Refused(refusal), _) => return Err(VaultError::Refused(refusal)),
         }
@@ -144,8 +150,13 @@ impl Line {
         let Reply::Prepared { principals, token_key, tokens, admin_token } = self.ask(prepare).await? else {
             return Err(VaultError::Unexpected);
         };
+        // Notices before this answer are older than it; one after it is newer.
+        self.principals = Some(principals);
         match self.ask(Request::Commit).await? {
-            Reply::Done => Ok(Introduction { status, principals, token_key, tokens, admin_token }),
+            Reply::Done => {
+                let principals = self.principals.take().unwrap_or_default();
+                Ok(Introduction { status, principals, token_key, tokens, admin_token })
+            }
             _ => Err(VaultError::Unexpected),
         }
     }
@@ -154,48 +165,22 @@ impl Line {
         self.calls += 1;
         let call = self.calls;
         let frame = frame::to_frame(&Envelope { call, body: request }, AGENT_MAX).map_err(VaultError::Frame)?;
-        self.send(&frame, &[]).await?;
+        send(&self.stream, &frame, &[]).await?;
         let answer = async {
             loop {
-                let (envelope, _) = self.receive::<Envelope<Reply>>().await?;
-                if envelope.call == call {
-                    return Ok(envelope.body);
+                let (envelope, _) = receive::<Envelope<Reply>>(&self.stream, &mut self.inbox).await?;
+                match envelope {
+                    Envelope { call: 0, body: Reply::PrincipalsChanged { principals } } => {
+                        self.principals = Some(principals);
+                    }
+                    Envelope { call: answered, body } if answered == call => return Ok(body),
+                    Envelope { .. } => {}
                 }
             }
         };
         match timeout(DEADLINE, answer).await.map_err(|_| VaultError::TimedOut)?? {
             Reply::Refused(refusal) => Err(VaultError::Refused(refusal)),
             reply => Ok(reply),
-        }
-    }
-
-    async fn send(&self, bytes: &[u8], fds: &[OwnedFd]) -> Result<(), VaultError> {
-        let mut sent = 0;
-        while sent < bytes.len() {
-            let attached: Vec<_> = if sent == 0 { fds.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
-            let piece = self
-                .stream
-                .async_io(Interest::WRITABLE, || fds::send(self.stream.as_fd(), &bytes[sent..], &attached))
-                .await;
-            sent += piece.map_err(|error| VaultError::Frame(FrameError::Io(error)))?;
-        }
-        Ok(())
-    }
-
-    async fn receive<T: serde::de::DeserializeOwned>(&mut self) -> Result<(T, Vec<OwnedFd>), VaultError> {
-        loop {
-            if let Some(message) = self.inbox.take::<T, AGENT_MAX>().map_err(VaultError::Frame)? {
-                return Ok(message);
-            }
-            let (stream, inbox) = (&self.stream, &mut self.inbox);
-            let more = stream.async_io(Interest::READABLE, || inbox.fill(stream.as_fd())).await;
-            if !more.map_err(|error| VaultError::Frame(FrameError::Io(error)))? {
-                return Err(if self.inbox.is_empty() {
-                    VaultError::Closed
-                } else {
-                    VaultError::Frame(FrameError::Cut)
-                });
-            }
         }
     }
 }
@@ -247,26 +232,52 @@ async fn pump(
     calls: &mut mpsc::UnboundedReceiver<Call>,
     tell: &impl Fn(VaultEvent) -> bool,
 ) -> Option<VaultError> {
-    loop {
-        tokio::select! {
-            call = calls.recv() => {
-                let Call { call, request, fds } = call?;
-                let frame = match frame::to_frame(&Envelope { call, body: request }, AGENT_MAX) {
-                    Ok(frame) => frame,
-                    Err(error) => return Some(VaultError::Frame(error)),
-                };
-                if let Err(error) = line.send(&frame, &fds).await {
-                    return Some(error);
-                }
+    let Line { stream, inbox, .. } = line;
+    let stream = &*stream;
+    // Beside each other: an agent that waits for its answers to be read reads no calls.
+    let sending = async {
+        while let Some(Call { call, request, fds }) = calls.recv().await {
+            let frame = frame::to_frame(&Envelope { call, body: request }, AGENT_MAX).map_err(VaultError::Frame)?;
+            send(stream, &frame, &fds).await?;
+        }
+        Ok(())
+    };
+    let receiving = async {
+        loop {
+            let (Envelope { call, body }, fds) = receive::<Envelope<Reply>>(stream, inbox).await?;
+            if !tell(VaultEvent::Reply { call, reply: body, fds }) {
+                return Ok(());
             }
-            received = line.receive::<Envelope<Reply>>() => match received {
-                Ok((Envelope { call, body }, fds)) => {
-                    if !tell(VaultEvent::Reply { call, reply: body, fds }) {
-                        return None;
-                    }
-                }
-                Err(error) => return Some(error),
-            },
+        }
+    };
+    tokio::select! {
+        ended = sending => ended,
+        ended = receiving => ended,
+    }
+    .err()
+}
+
+async fn send(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> Result<(), VaultError> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let attached: Vec<_> = if sent == 0 { fds.iter().map(AsFd::as_fd).collect() } else { Vec::new() };
+        let piece = stream.async_io(Interest::WRITABLE, || fds::send(stream.as_fd(), &bytes[sent..], &attached)).await;
+        sent += piece.map_err(|error| VaultError::Frame(FrameError::Io(error)))?;
+    }
+    Ok(())
+}
+
+async fn receive<T: serde::de::DeserializeOwned>(
+    stream: &UnixStream,
+    inbox: &mut Inbox,
+) -> Result<(T, Vec<OwnedFd>), VaultError> {
+    loop {
+        if let Some(message) = inbox.take::<T, AGENT_MAX>().map_err(VaultError::Frame)? {
+            return Ok(message);
+        }
+        let more = stream.async_io(Interest::READABLE, || inbox.fill(stream.as_fd())).await;
+        if !more.map_err(|error| VaultError::Frame(FrameError::Io(error)))? {
+            return Err(if inbox.is_empty() { VaultError::Closed } else { VaultError::Frame(FrameError::Cut) });
         }
     }
 }
