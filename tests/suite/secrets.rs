@@ -60,6 +60,19 @@ fn under_systemd_only_the_agent_knows_the_value() {
     });
 }
 
+#[test]
+fn a_printed_secret_is_in_no_memory_but_the_agents_after_its_scrub() {
+    let value = value();
+    let instance = Setup::new().plugin("canary").secret("canary_key", &value, &["canary"]).start();
+    let jobs: Vec<_> = (0..20).map(|_| instance.trigger("canary", "handle", "{}")).collect();
+    for job in jobs {
+        let job = instance.finished(&job);
+        assert_eq!(job["result"]["result"], "[secret:canary_key]", "{job}");
+    }
+    let found = scan::memory(instance.pid("ductile-executor"), value.as_bytes());
+    assert!(found.bytes > 1 << 16 && found.hits.is_empty(), "{:?}", found.hits);
+}
+
 fn run_a_hundred(site: &Site) {
     let jobs: Vec<_> = (0..100).map(|_| site.trigger("canary", "poll", "")).collect();
     for job in jobs {

@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use shared::log::Level;
 use shared::time::Millis;
 use shared::wire::spawner::{Exit, Reply, Request, RunRefusal, Spawn};
+use zeroize::Zeroize;
 
 use super::spawn::SpawnerLine;
 use crate::logging;
@@ -24,6 +25,8 @@ pub const STDERR_MAX: usize = 64 * 1024;
 /// Small outputs lie in the pipe until the end of the run; only a run that lasts is read while it
 /// runs (`performance.md`: polling the outputs from the start costs 7 %).
 const READ_AFTER: Duration = Duration::from_millis(5);
+/// What is read of one output before other runs have their turn.
+const READ_SHARE: usize = 256 * 1024;
 /// TERM to KILL for a plugin that printed too much.
 const OVERFLOW_GRACE: Millis = Millis::from_secs(5);
 
@@ -149,16 +152,29 @@ impl Capture {
         Self { pipe: None, kept: Vec::new(), cut: false, limit }
     }
 
-    /// Reads what is there; closes the pipe at its end, and with `last` when it is empty: nothing
-    /// of the run is left that could still write.
+    /// Reads what is there, but no more than a share; closes the pipe at its end, and with `last`
+    /// when it is empty or its capacity was read: all that the run left. A process that escaped
+    /// may go on writing and holds nobody up.
     fn read(&mut self, chunk: &mut [u8], last: bool) {
+        let Some(pipe) = &self.pipe else { return };
+        let share = if last { rustix::pipe::fcntl_getpipe_size(pipe).unwrap_or(READ_SHARE) } else { READ_SHARE };
+        let mut read = 0;
         while let Some(pipe) = &self.pipe {
+            if read >= share {
+                if last {
+                    self.pipe = None;
+                }
+                return;
+            }
             match rustix::io::read(pipe, &mut *chunk) {
                 Ok(0) => self.pipe = None,
                 Ok(taken) => {
+                    read += taken;
                     let room = self.limit - self.kept.len();
                     self.cut |= taken > room;
                     self.kept.extend_from_slice(&chunk[..taken.min(room)]);
+                    // It may be a secret, and the buffer lives on.
+                    chunk[..taken].zeroize();
                     if last && taken < chunk.len() {
                         self.pipe = None;
                     }

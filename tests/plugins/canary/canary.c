@@ -1,5 +1,5 @@
 /* A plugin with a secret: it takes canary_key out of "secrets", the first member of its request,
- * and tells only how long it is. The value must hold no escape. */
+ * and tells how long it is, or, asked to handle, the value itself. The value must hold no escape. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,6 +22,11 @@ int main(void) {
     value += sizeof name - 1;
     const char *end = strchr(value, '"');
     if (end == NULL) return 1;
+    if (strstr(end, "\"command\":\"handle\"") != NULL) {
+        fprintf(stderr, "the value is %.*s\n", (int)(end - value), value);
+        printf("{\"status\":\"ok\",\"result\":\"%.*s\"}\n", (int)(end - value), value);
+        return 0;
+    }
     printf("{\"status\":\"ok\",\"result\":\"a secret of %zu bytes\"}\n", (size_t)(end - value));
     return 0;
 }

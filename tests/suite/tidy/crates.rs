@@ -77,6 +77,8 @@ const MAY: [(&str, &[&str]); 4] = [
             "tokio-util",
             "tracing",
             "uuid",
+            "zeroize",
+            "zeroizing-alloc",
         ],
     ),
 ];
