@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::bytes::BytesMut;
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Role, permit};
 use crate::dispatch::Event;
@@ -38,6 +39,8 @@ pub struct Service {
     pub role: Role,
     pub instance: String,
     pub events: mpsc::UnboundedSender<Event>,
+    /// Cancelled when nothing more is asked or accepted; what was answered is still sent.
+    pub closing: CancellationToken,
 }
 
 /// Serves a line that was handed over: the descriptor is the role.
@@ -50,7 +53,11 @@ pub async fn serve_line(service: Service, line: UnixStream) {
 pub async fn serve_listener(service: Service, listener: UnixListener) {
     let mut connections = JoinSet::new();
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = service.closing.cancelled() => break,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 log(Level::Error, "accept failed", &[("error", (&error.to_string()).into())]);
@@ -85,6 +92,7 @@ pub async fn serve_listener(service: Service, listener: UnixListener) {
         }
         connections.spawn(connection(service.clone(), stream));
     }
+    while connections.join_next().await.is_some() {}
 }
 
 /// `spec/operations.md` 16.3, last paragraph: on the inner socket the owner of the listener's path;
@@ -112,14 +120,19 @@ async fn connection(service: Service, stream: UnixStream) {
     }
     let (frames, waiting) = mpsc::unbounded_channel();
     let open = Arc::new(Semaphore::new(OPEN_CALLS));
+    let mut writing = std::pin::pin!(write(writer, waiting, &open));
     tokio::select! {
         ended = read(&service, reader, &frames, &open) => {
             if let Err(why) = ended {
                 closed(&service, &peer, &why);
             }
+            return;
         }
-        _ = write(writer, waiting, &open) => {}
+        () = &mut writing => return,
+        () = service.closing.cancelled() => {}
     }
+    drop(frames);
+    writing.await;
 }
 
 fn closed(service: &Service, peer: &str, why: &str) {

@@ -44,6 +44,11 @@ impl Answer {
         let _ = self.frames.send(frame.expect("a short refusal fits"));
     }
 
+    /// Whether nobody is there to read it any more.
+    pub fn is_lost(&self) -> bool {
+        self.frames.is_closed()
+    }
+
     pub fn refuse(self, kind: RefusalKind, message: impl Into<String>) {
         self.send(Reply::Refused(Refusal::new(kind, message)));
     }

@@ -13,6 +13,7 @@ use shared::wire::launch::Started;
 use shared::wire::vault::{TokenDigest, VaultState};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::boot::Ready;
 use super::taken::FrontSocket;
@@ -28,6 +29,21 @@ use crate::plugin::supervise::Supervisor;
 use crate::store::writer::Writer;
 use crate::vault::{self, Address, Introduction, Needs};
 
+/// The sockets, and everybody who came in by them.
+struct Doors {
+    tasks: JoinSet<()>,
+    closing: CancellationToken,
+}
+
+impl Doors {
+    /// Sends what was answered, within a limit: a peer that does not read holds nothing up.
+    async fn close(mut self) {
+        const LIMIT: Duration = Duration::from_secs(1);
+        self.closing.cancel();
+        let _ = tokio::time::timeout(LIMIT, async { while self.tasks.join_next().await.is_some() {} }).await;
+    }
+}
+
 impl Ready {
     /// Starts the runtime and serves until the end.
     pub(super) fn serve(self, line: Option<OwnedFd>) -> Result<u8, Refused> {
@@ -40,10 +56,14 @@ impl Ready {
     }
 
     async fn serve_in_runtime(self, line: Option<OwnedFd>) -> Result<u8, Refused> {
-        let lock = self.lock.try_clone();
+        let lock = match self.lock.try_clone() {
+            Ok(lock) => lock,
+            Err(error) => return Err((refuse(error), line)),
+        };
         let (events, mut incoming) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
-        let parts = match self.assemble(&events, &mut tasks).await {
+        let mut doors = Doors { tasks: JoinSet::new(), closing: CancellationToken::new() };
+        let parts = match self.assemble(&events, &mut tasks, &mut doors).await {
             Ok(parts) => parts,
             Err(error) => return Err((error, line)),
         };
@@ -67,6 +87,9 @@ impl Ready {
         logging::flush();
         let (ending, writer) = dispatcher.run(&mut incoming).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        // What nobody handled holds the way back of its answer open.
+        drop(incoming);
+        doors.close().await;
         tasks.abort_all();
         if let Err(error) = writer.stop() {
             log(Level::Warn, "database close", &[("error", (&chain(&error)).into())]);
@@ -91,6 +114,7 @@ impl Ready {
         self,
         events: &mpsc::UnboundedSender<Event>,
         tasks: &mut JoinSet<()>,
+        doors: &mut Doors,
     ) -> Result<Parts, StartError> {
         let Self { loaded, registry, sockets, spawner, mode, writer_connection, store, snapshot, .. } = self;
         let config = &loaded.config;
@@ -119,17 +143,19 @@ impl Ready {
         let (calls, waiting) = mpsc::unbounded_channel();
         tasks.spawn(vault::serve(agent, sockets.vault, needs, waiting, events.clone()));
         let instance = config.state_path.display().to_string();
-        let service = |role| Service { role, instance: instance.clone(), events: events.clone() };
+        let closing = doors.closing.clone();
+        let service =
+            |role| Service { role, instance: instance.clone(), events: events.clone(), closing: closing.clone() };
         let admin = tokio_listener(sockets.admin).map_err(refuse)?;
-        tasks.spawn(listen::serve_listener(service(Role::Admin), admin));
+        doors.tasks.spawn(listen::serve_listener(service(Role::Admin), admin));
         match sockets.front {
             FrontSocket::Line(line) => {
                 let line = line.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(line));
-                tasks.spawn(listen::serve_line(service(Role::Front), line.map_err(refuse)?));
+                doors.tasks.spawn(listen::serve_line(service(Role::Front), line.map_err(refuse)?));
             }
             FrontSocket::Listener(listener) => {
                 let listener = tokio_listener(listener).map_err(refuse)?;
-                tasks.spawn(listen::serve_listener(service(Role::Front), listener));
+                doors.tasks.spawn(listen::serve_listener(service(Role::Front), listener));
             }
         }
         Ok(Parts {
