@@ -4,6 +4,7 @@
 mod boot;
 mod cli;
 mod demo;
+mod dispatch;
 mod echo;
 mod front;
 mod kill;

@@ -37,6 +37,9 @@ impl Dispatcher {
     /// `spec/api.md` 5.1, in its order. The `202` goes out after the commit.
     pub(super) fn trigger(&mut self, trigger: Trigger, answer: Answer) {
         let Trigger { role, plugin, command, payload, may_write, wait } = trigger;
+        if self.stopping.is_some() {
+            return answer.refuse(RefusalKind::Unavailable, "the executor is stopping");
+        }
         let Some(known) = self.catalog.usable(&plugin) else {
             return answer.refuse(RefusalKind::PluginUnknown, "plugin not found");
         };
@@ -53,6 +56,9 @@ impl Dispatcher {
             return answer.refuse(RefusalKind::PayloadNotObject, "payload must be a JSON object");
         }
         if wait.0 > 0 {
+            if self.waiting >= self.front.max_waiting as usize {
+                self.drop_lost_waiters();
+            }
             if self.waiting >= self.front.max_waiting as usize {
                 return answer.refuse(RefusalKind::TooManyWaiting, "too many concurrent synchronous requests");
             }
@@ -136,6 +142,16 @@ impl Dispatcher {
             self.waiting -= 1;
             waiter.answer.send(Reply::Finished(job.clone()));
         }
+    }
+
+    /// Forgets those whose connection is gone.
+    fn drop_lost_waiters(&mut self) {
+        let mut lost = 0;
+        self.waiters.retain(|_, waiters| {
+            lost += waiters.extract_if(.., |waiter| waiter.answer.is_lost()).count();
+            !waiters.is_empty()
+        });
+        self.waiting -= lost;
     }
 
     /// Answers `Accepted` to those whose wait is over; the job goes on.

@@ -9,7 +9,7 @@ use shared::wire::gateway::{Job, JobStatus};
 use shared::wire::spawner::{RunRefusal, Spawn};
 
 use super::finish::Pending;
-use super::{CAREFUL_START, CLAIM_WINDOW, Dispatcher};
+use super::{CAREFUL_START, CLAIM_WINDOW, Dispatcher, Stop};
 use crate::logging::{enabled, log, now};
 use crate::plugin::outcome::{self, Failure};
 use crate::plugin::protocol::{RequestParts, request_tail};
@@ -34,8 +34,11 @@ pub(super) struct Run {
     pub(super) ended: Option<Box<Ended>>,
     /// The agent could not scrub its stdout.
     pub(super) stdout_withheld: bool,
-    /// The plugin's lane still counts this run.
+    /// The plugin's lane still counts this run: until its outcome is known, and with a new state
+    /// until this is committed.
     pub(super) counted: bool,
+    /// The agent was asked to compose for it, and is to be told when it may forget.
+    pub(super) delivers: bool,
 }
 
 impl Run {
@@ -65,11 +68,11 @@ impl Dispatcher {
         }
     }
 
-    fn start(&mut self, job: Queued) {
+    pub(super) fn start(&mut self, job: Queued) {
         let run = self.number();
         let timeout = self.catalog.usable(&job.plugin).map_or(Millis(0), |plugin| plugin.timeout(&job.command));
-        let careful = self.started.elapsed() < CAREFUL_START;
-        let entry = Run {
+        let careful = self.started.elapsed() < CAREFUL_START || self.writer_failing.is_some();
+        let mut entry = Run {
             job,
             started_at: now(),
             started: Instant::now(),
@@ -80,12 +83,14 @@ impl Dispatcher {
             ended: None,
             stdout_withheld: false,
             counted: true,
+            delivers: false,
         };
         match self.prepare(run, &entry) {
             Ok(start) => {
                 if enabled(Level::Info) {
                     log_start(&entry, &start.spawn);
                 }
+                entry.delivers = start.spawn.deliver.is_some();
                 self.runs.insert(run, entry);
                 if careful {
                     self.hold(run, start);
@@ -185,6 +190,7 @@ impl Dispatcher {
         entry.claim_written = holds;
         let held = entry.held.take();
         match (holds, held) {
+            (true, Some(_)) if self.stopping.is_some() => self.requeue(run),
             (true, Some(start)) => self.supervisor.send(Command::Start(start)),
             (true, None) => {}
             (false, Some(_)) => self.forget(run),
@@ -203,15 +209,15 @@ impl Dispatcher {
                 }
             }
             RunEvent::Refused { run, refusal } => self.refused(run, &refusal),
-            RunEvent::Ended(ended) => {
-                self.release(ended.run);
-                self.scrub(ended);
-            }
+            RunEvent::Ended(ended) => self.scrub(ended),
             RunEvent::SpawnerLost { text } => self.failed = Some(format!("the spawner is gone: {text}")),
         }
     }
 
     fn refused(&mut self, run: u64, refusal: &RunRefusal) {
+        if self.stopping.as_ref().is_some_and(Stop::is_killing) {
+            return self.requeue(run);
+        }
         let Some(entry) = self.runs.get(&run) else { return };
         let plugin = &entry.job.plugin;
         let account = self.catalog.usable(plugin).and_then(|plugin| plugin.account.as_ref()).map(|name| name.as_str());
@@ -225,7 +231,6 @@ impl Dispatcher {
             ];
             log(Level::Error, "SECURITY: plugin does not match what was locked; its secrets were withheld", &fields);
         }
-        self.release(run);
         self.fail(run, failure);
     }
 

@@ -12,8 +12,8 @@ use shared::wire::refusal::RefusalKind;
 use shared::wire::spawner::Exit;
 use shared::wire::vault::Request;
 
-use super::Dispatcher;
 use super::claim::Run;
+use super::{Dispatcher, Stop};
 use crate::ipc::Answer;
 use crate::logging::{enabled, log, now};
 use crate::plugin::outcome::{self, Failure, Finished};
@@ -39,15 +39,14 @@ pub(super) enum Pending {
 
 /// A completion on its way into the database.
 pub(super) struct Done {
+    number: u64,
     job: Queued,
     next: Next,
     /// What waiters get; made only when there are some.
     view: Option<Job>,
-    /// The delivery that the agent may forget after the commit.
-    delivery: Option<u64>,
     /// The lane is held until the commit, so that the next run sees the state.
     holds_lane: bool,
-    /// For a completion whose state is refused: the run, to complete as failed.
+    /// For the agent's leave to forget, and, when the state is refused, to complete as failed.
     run: Run,
 }
 
@@ -55,15 +54,6 @@ impl Dispatcher {
     /// A run has ended, and what it printed is scrubbed.
     pub(super) fn finished(&mut self, run: u64, ended: Ended) {
         let Some(entry) = self.runs.remove(&run) else { return };
-        if self.stopping.as_ref().is_some_and(|stop| stop.killed) && !ended.timed_out {
-            let stderr = text_of(&ended.stderr);
-            let error = "ended by shutdown".to_owned();
-            return self.complete(
-                run,
-                entry,
-                Attempt { next: Next::Requeue, error: Some(error), stderr, ..Attempt::of(&ended) },
-            );
-        }
         let finished = Finished {
             exit: ended.exit,
             timed_out: ended.timed_out,
@@ -72,19 +62,28 @@ impl Dispatcher {
             timeout: entry.timeout,
         };
         let verdict = outcome::judge(&finished);
+        let is_killing = self.stopping.as_ref().is_some_and(Stop::is_killing);
+        if is_killing && !ended.timed_out && verdict.status != JobStatus::Succeeded {
+            let stderr = text_of(&ended.stderr);
+            return self.complete(run, entry, Attempt { stderr, spawned: true, ..Attempt::ended_by_shutdown() });
+        }
         tell_of_output(&entry.job, &ended, verdict.response.as_ref());
         let (state, subs) = self.kept_of(&entry.job, verdict.response.as_ref());
         let (next, error) = self.next_of(&entry.job, verdict.status, verdict.failure);
         let result = verdict.result.map(Cow::into_owned);
         let stderr = text_of(&ended.stderr);
-        let attempt =
-            Attempt { next, status: verdict.status, error, result, stderr, state, subs, ..Attempt::of(&ended) };
+        let attempt = Attempt { next, status: verdict.status, error, result, stderr, state, subs, spawned: true };
         self.complete(run, entry, attempt);
+    }
+
+    /// A run that a stop came before.
+    pub(super) fn requeue(&mut self, run: u64) {
+        let Some(entry) = self.runs.remove(&run) else { return };
+        self.complete(run, entry, Attempt::ended_by_shutdown());
     }
 
     /// A run that ends without a child having printed anything.
     pub(super) fn fail(&mut self, run: u64, failure: Failure) {
-        self.release(run);
         let Some(entry) = self.runs.remove(&run) else { return };
         let (next, error) = self.next_of(&entry.job, JobStatus::Failed, Some(failure));
         self.complete(run, entry, Attempt { next, error, ..Attempt::failed() });
@@ -164,8 +163,7 @@ impl Dispatcher {
             state: attempt.state,
             stopwatch,
         }));
-        let delivery = (attempt.secrets > 0).then_some(run);
-        let done = Done { job: entry.job.clone(), next: attempt.next, view, delivery, holds_lane, run: entry };
+        let done = Done { number: run, job: entry.job.clone(), next: attempt.next, view, holds_lane, run: entry };
         let ticket = self.number();
         self.pending.insert(ticket, Pending::Completion(Box::new(done)));
         self.writer.submit(ticket, write, urgency);
@@ -230,32 +228,29 @@ impl Dispatcher {
     }
 
     fn writer_fails(&mut self, error: &StoreError) {
-        let at = Instant::now();
-        match &mut self.writer_failing {
-            Some(failing) if failing.until > at => {}
-            Some(failing) => {
-                failing.pause = (failing.pause * 2).min(WRITE_AGAIN_MAX);
-                failing.until = at + failing.pause;
-            }
-            None => {
-                let text = "database write failed; nothing new is claimed until it works";
-                log(Level::Error, text, &[("error", (&lines::chain(error)).into())]);
-                self.writer_failing = Some(Failing { until: at + WRITE_AGAIN_FIRST, pause: WRITE_AGAIN_FIRST });
-            }
+        if self.writer_failing.is_none() {
+            let text = "database write failed; nothing new is claimed until it works";
+            log(Level::Error, text, &[("error", (&lines::chain(error)).into())]);
+            let until = Instant::now() + WRITE_AGAIN_FIRST;
+            self.writer_failing = Some(Failing { until, pause: WRITE_AGAIN_FIRST });
         }
     }
 
-    /// Hands over again what could not be written; without any, one job may be claimed as a probe.
+    /// Hands over again what could not be written; without any, one job is claimed as a probe.
     pub(super) fn write_again(&mut self, at: Instant) {
         let Some(failing) = &mut self.writer_failing else { return };
         if failing.until > at {
             return;
         }
-        if self.unwritten.is_empty() {
-            return self.writer_failing = None;
-        }
-        // The outcome sets the next time; this one only keeps the loop from turning idly.
+        failing.pause = (failing.pause * 2).min(WRITE_AGAIN_MAX);
         failing.until = at + failing.pause;
+        if self.unwritten.is_empty()
+            && self.runs.is_empty()
+            && self.stopping.is_none()
+            && let Some(job) = self.ready.take()
+        {
+            return self.start(job);
+        }
         for (ticket, write) in self.unwritten.drain(..) {
             self.writer.submit(ticket, write, Urgency::Now);
         }
@@ -266,8 +261,8 @@ impl Dispatcher {
             self.states.remove(&done.job.plugin);
             self.ready.release(&done.job.plugin);
         }
-        if let Some(delivery_id) = done.delivery {
-            self.ask_vault(Request::CloseDelivery { delivery_id }, Vec::new());
+        if done.run.delivers {
+            self.ask_vault(Request::CloseDelivery { delivery_id: done.number }, Vec::new());
         }
         if !holds {
             // Whoever ended the job counted it (a cancel), or it is gone.
@@ -301,10 +296,8 @@ impl Dispatcher {
 
     /// The state could not be taken (`spec/plugins.md` 10.3): nothing was stored, the job fails.
     fn state_refused(&mut self, done: Done, text: String) {
-        let Done { delivery, holds_lane, mut run, .. } = done;
-        run.counted = holds_lane;
-        let attempt = Attempt { error: Some(text), secrets: u32::from(delivery.is_some()), ..Attempt::failed() };
-        self.complete(delivery.unwrap_or_default(), run, attempt);
+        let Done { number, run, .. } = done;
+        self.complete(number, run, Attempt { error: Some(text), ..Attempt::failed() });
     }
 }
 
@@ -323,7 +316,6 @@ struct Attempt {
     stderr: Option<String>,
     state: Option<StateUpdate>,
     subs: Option<String>,
-    secrets: u32,
     /// A child existed, so there is a stopwatch row.
     spawned: bool,
 }
@@ -339,13 +331,13 @@ impl Attempt {
             stderr: None,
             state: None,
             subs: None,
-            secrets: 0,
             spawned: false,
         }
     }
 
-    fn of(ended: &Ended) -> Self {
-        Self { secrets: ended.secret_names_count, spawned: true, ..Self::failed() }
+    /// One that counts, and its job goes on after the next start (`spec/queue-and-scheduler.md` 14.2).
+    fn ended_by_shutdown() -> Self {
+        Self { next: Next::Requeue, error: Some("ended by shutdown".to_owned()), ..Self::failed() }
     }
 }
 

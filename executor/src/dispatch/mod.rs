@@ -41,6 +41,9 @@ const CAREFUL_START: Duration = Duration::from_secs(1);
 /// Grace for running jobs at a stop (design, decision 30), then TERM, then KILL.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 const STOP_KILL: Millis = Millis::from_secs(5);
+/// After the order to end the runs a stop ends this much later, whatever is still open: the next
+/// start finds it in the database.
+const STOP_LAST: Duration = Duration::from_secs(8);
 /// Queued jobs beyond these stay in the database until there is room.
 const READY_JOBS_MAX: usize = 8192;
 const READY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -136,7 +139,19 @@ pub struct Dispatcher {
 /// A stop under way.
 struct Stop {
     at: Instant,
-    killed: bool,
+    /// When the runs were ordered to end.
+    killed: Option<Instant>,
+}
+
+impl Stop {
+    fn is_killing(&self) -> bool {
+        self.killed.is_some()
+    }
+
+    /// When it goes on by itself.
+    fn next(&self) -> Instant {
+        self.killed.map_or(self.at + STOP_GRACE, |killed| killed + STOP_LAST)
+    }
 }
 
 impl Dispatcher {
@@ -209,8 +224,18 @@ impl Dispatcher {
             if let Some(text) = self.failed {
                 return (Ending::Failed(text), self.writer);
             }
-            if self.stopping.is_some() && self.runs.is_empty() && self.pending.is_empty() {
-                return (Ending::Stopped, self.writer);
+            if let Some(stop) = &self.stopping {
+                if self.runs.is_empty() && self.pending.is_empty() {
+                    return (Ending::Stopped, self.writer);
+                }
+                if stop.is_killing() && stop.next() <= Instant::now() {
+                    let text = format!(
+                        "stopped with {} jobs running and {} writes open; the next start takes them up",
+                        self.runs.len(),
+                        self.pending.len()
+                    );
+                    return (Ending::Failed(text), self.writer);
+                }
             }
         }
     }
@@ -272,10 +297,10 @@ impl Dispatcher {
         self.end_scrubs(at);
         self.write_again(at);
         if let Some(stop) = &mut self.stopping
-            && !stop.killed
-            && at.duration_since(stop.at) >= STOP_GRACE
+            && !stop.is_killing()
+            && stop.next() <= at
         {
-            stop.killed = true;
+            stop.killed = Some(at);
             self.end_all(STOP_KILL);
         }
         let has_room = self.ready.len() < READY_JOBS_MAX / 4 && self.ready.weight() < READY_BYTES_MAX / 4;
@@ -294,7 +319,7 @@ impl Dispatcher {
         let retry = self.delayed.keys().next().map(|(due, _)| at + due.millis_since(now()).as_duration());
         let wait = self.waiters.values().flatten().map(|waiter| waiter.until).min();
         let scrub = self.scrubs.values().map(|open| open.until).min();
-        let stop = self.stopping.as_ref().filter(|stop| !stop.killed).map(|stop| stop.at + STOP_GRACE);
+        let stop = self.stopping.as_ref().map(Stop::next);
         let again = self.writer_failing.as_ref().map(|failing| failing.until);
         [claim, retry, wait, scrub, stop, again].into_iter().flatten().min()
     }
@@ -363,9 +388,10 @@ impl Dispatcher {
 
     fn stop(&mut self, signal: &str, has_grace: bool) {
         log(Level::Info, "received shutdown signal", &[("signal", signal.into())]);
-        let stop = self.stopping.get_or_insert(Stop { at: Instant::now(), killed: false });
-        if !has_grace && !stop.killed {
-            stop.killed = true;
+        let at = Instant::now();
+        let stop = self.stopping.get_or_insert(Stop { at, killed: None });
+        if !has_grace && !stop.is_killing() {
+            stop.killed = Some(at);
             self.end_all(Millis(0));
         }
     }

@@ -1,0 +1,37 @@
+//! What the dispatcher owes: one run after the other where a plugin wants it, and every answer that
+//! it has promised.
+
+use rustix::process::Signal;
+use tests::site::{PATIENCE, Setup};
+use tests::{http, procs, wait};
+
+#[test]
+fn a_serial_plugin_gets_the_state_of_the_run_before() {
+    const JOBS: usize = 40;
+    let instance = Setup::new().plugin("counter").workers(8).start();
+    let jobs: Vec<_> = (0..JOBS).map(|_| instance.trigger("counter", "poll", "")).collect();
+    let mut results: Vec<_> = jobs.iter().map(|id| instance.finished(id)["result"]["result"].to_string()).collect();
+    let mut expected: Vec<_> = (1..=JOBS).map(|run| format!("\"run {run}\"")).collect();
+    results.sort();
+    expected.sort();
+    assert_eq!(results, expected);
+}
+
+#[test]
+fn a_caller_who_waits_gets_the_result_of_a_job_that_ends_during_the_stop() {
+    let instance = Setup::new().plugin("holder").start();
+    let (address, bearer) = (instance.address, format!("Bearer {}", instance.token));
+    let caller = std::thread::spawn(move || {
+        let headers = [("authorization", bearer.as_str()), ("prefer", "wait=30")];
+        http::request(address, "POST", "/plugin/holder/poll", &headers, Some(b""))
+    });
+    wait::until("the plugin to run", PATIENCE, || instance.pid_now("holder"));
+    procs::signal(instance.pid("ductile-executor"), Signal::TERM);
+    wait::until_true("the executor to be asked", PATIENCE, || instance.log().contains("received shutdown signal"));
+    // What comes from here on is refused, not lost.
+    assert_eq!(instance.request("POST", "/plugin/holder/poll", "").status, 503);
+    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    let response = caller.join().expect("an answer");
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert!(response.body.contains("released"), "{}", response.body);
+}
