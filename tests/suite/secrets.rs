@@ -73,6 +73,15 @@ fn a_printed_secret_is_in_no_memory_but_the_agents_after_its_scrub() {
     assert!(found.bytes > 1 << 16 && found.hits.is_empty(), "{:?}", found.hits);
 }
 
+#[test]
+fn the_first_secret_may_be_asked_for_long_after_the_start() {
+    let instance = Setup::new().plugin("canary").secret("canary_key", &value(), &["canary"]).start();
+    // Silence is what is tested: longer than any frame may take once it has begun (10 s).
+    std::thread::sleep(Duration::from_secs(12));
+    let job = instance.run_job("canary", "");
+    assert_eq!(job["status"], "succeeded", "{job}\n{}", instance.log());
+}
+
 fn run_a_hundred(site: &Site) {
     let jobs: Vec<_> = (0..100).map(|_| site.trigger("canary", "poll", "")).collect();
     for job in jobs {

@@ -86,13 +86,14 @@ fn converse(agent: &Agent, line: &Line) -> Result<(), Closing> {
     let mut inbox = Inbox::default();
     let instance = (line.role == Role::Admin).then(|| agent.instance.clone());
     let ours = Hello::ours(instance);
-    let Some((hello, _)) = receive::<Hello, HELLO_MAX>(&mut inbox, line, false)? else { return Ok(()) };
+    // The spawner greets when the first secret is asked of it.
+    let patient = line.role != Role::Admin;
+    let Some((hello, _)) = receive::<Hello, HELLO_MAX>(&mut inbox, line, patient)? else { return Ok(()) };
     if let Err(refusal) = ours.check(&hello) {
         line.send(&HelloReply::Refused(refusal.clone()), &[])?;
         return Err(Closing::Hello(refusal));
     }
     line.send(&HelloReply::Welcome(ours), &[])?;
-    let patient = line.role != Role::Admin;
     while let Some((envelope, fds)) = receive::<Envelope<Request>, AGENT_MAX>(&mut inbox, line, patient)? {
         let (name, roles) = permit(&envelope.body);
         if !roles.contains(&line.role) {
