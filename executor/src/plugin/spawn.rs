@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::task::{Context, Poll, ready};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::Serialize;
@@ -12,6 +13,8 @@ use shared::wire::fds;
 use shared::wire::frame::LINE_MAX;
 use shared::wire::hello::PROTOCOL;
 use shared::wire::spawner::{Account, AgentLine, Reply, Request};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
 
 /// The executor's end of the line to its spawner.
 pub struct SpawnerLine {
@@ -66,12 +69,15 @@ impl SpawnerLine {
         }
     }
 
-    /// From here on `try_send` and `try_receive` return instead of waiting.
+    /// The same line, driven by a task.
     ///
     /// # Errors
     /// The kernel's answer.
-    pub fn set_nonblocking(&self) -> io::Result<()> {
-        Ok(rustix::io::ioctl_fionbio(&self.socket, true)?)
+    pub fn into_async(self) -> io::Result<AsyncLine> {
+        // tokio has no type for SEQPACKET; of its type for datagrams only the readiness is used.
+        let socket = std::os::unix::net::UnixDatagram::from(self.socket);
+        socket.set_nonblocking(true)?;
+        Ok(AsyncLine { socket: UnixDatagram::from_std(socket)?, buffer: self.buffer })
     }
 
     /// A message as it travels.
@@ -86,44 +92,57 @@ impl SpawnerLine {
         Ok(bytes)
     }
 
-    /// Sends one message; `false` when there is no room now.
-    ///
-    /// # Errors
-    /// The line is broken.
-    pub fn try_send(&self, message: &[u8]) -> io::Result<bool> {
-        match fds::send(self.socket.as_fd(), message, &[]) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The next message, if one waits.
-    ///
-    /// # Errors
-    /// The line is broken, or the message is none of the spawner's.
-    pub fn try_receive(&mut self) -> io::Result<Option<Received>> {
-        let mut descriptors = Vec::new();
-        let taken = match fds::receive(self.socket.as_fd(), &mut self.buffer, &mut descriptors) {
-            Ok(0) => return Ok(Some((None, descriptors))),
-            Ok(taken) => taken,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let reply = codec::decode::<Reply, LINE_MAX>(&self.buffer[..taken])
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        Ok(Some((Some(reply), descriptors)))
-    }
-
     fn receive(&mut self) -> io::Result<Option<Reply>> {
-        Ok(self.try_receive()?.and_then(|(reply, _)| reply))
+        Ok(receive(self.socket.as_fd(), &mut self.buffer)?.0)
     }
 }
 
-impl AsFd for SpawnerLine {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// The line while plugins run.
+pub struct AsyncLine {
+    socket: UnixDatagram,
+    buffer: Vec<u8>,
+}
+
+impl AsyncLine {
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// The line is broken.
+    pub fn poll_send(&self, context: &mut Context<'_>, message: &[u8]) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.socket.poll_send_ready(context))?;
+            match self.socket.try_io(Interest::WRITABLE, || fds::send(self.socket.as_fd(), message, &[])) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent.map(drop)),
+            }
+        }
     }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// The line is broken, or the message is none of the spawner's.
+    pub fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Received>> {
+        let Self { socket, buffer } = self;
+        loop {
+            ready!(socket.poll_recv_ready(context))?;
+            match socket.try_io(Interest::READABLE, || receive(socket.as_fd(), buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return Poll::Ready(received),
+            }
+        }
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut descriptors = Vec::new();
+    let taken = fds::receive(socket, buffer, &mut descriptors)?;
+    if taken == 0 {
+        return Ok((None, descriptors));
+    }
+    let reply = codec::decode::<Reply, LINE_MAX>(&buffer[..taken])
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    Ok((Some(reply), descriptors))
 }
 
 /// The spawner's answer to `configure`.

@@ -1,20 +1,28 @@
-//! The one blocking thread that talks to the spawner and to running plugins: asks for spawns,
-//! writes the rest of each request, collects output within its caps, and hands on how each run
-//! ended. It never interprets what a plugin prints, and never holds the read end of a stdin.
+//! The one task that talks to the spawner and to running plugins: asks for spawns, writes the rest
+//! of each request, collects output within its caps, and hands on how each run ended. It never
+//! interprets what a plugin prints, and never holds the read end of a stdin.
+//!
+//! It lives on the dispatcher's thread: a thread of its own costs two wake-ups a job.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future as _;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use shared::log::Level;
 use shared::time::Millis;
 use shared::wire::spawner::{Exit, Reply, Request, RunRefusal, Spawn};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use zeroize::Zeroize;
 
-use super::spawn::SpawnerLine;
+use super::spawn::{AsyncLine, SpawnerLine};
 use crate::logging;
 
 /// What is kept of stdout; a plugin that prints more is ended (`spec/plugins.md` 6 and 15.3).
@@ -37,13 +45,13 @@ pub struct Start {
     pub request: Vec<u8>,
 }
 
-/// What the dispatcher tells this thread.
+/// What the dispatcher tells this task.
 pub enum Command {
     Start(Box<Start>),
     End { run: u64, grace: Millis },
 }
 
-/// What this thread tells the dispatcher.
+/// What this task tells the dispatcher.
 #[derive(Debug)]
 pub enum RunEvent {
     Spawned {
@@ -76,47 +84,45 @@ pub struct Ended {
     pub stderr_cut: bool,
 }
 
-/// The dispatcher's end: commands in, and a bell that ends the thread's poll.
-#[derive(Clone)]
+/// The dispatcher's end: commands are carried out in order.
 pub struct Supervisor {
-    shared: Arc<Mailbox>,
-}
-
-struct Mailbox {
-    commands: Mutex<Vec<Command>>,
-    bell: OwnedFd,
+    commands: mpsc::UnboundedSender<Command>,
 }
 
 impl Supervisor {
-    /// Starts the thread; `report` is called on it for each event.
+    /// Starts the task; it calls `report` for each event.
     ///
     /// # Errors
-    /// No eventfd or no thread to be had.
-    pub fn start(line: SpawnerLine, report: impl Fn(RunEvent) + Send + 'static) -> io::Result<Self> {
-        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Mailbox { commands: Mutex::new(Vec::new()), bell });
-        let mailbox = Arc::clone(&shared);
-        std::thread::Builder::new().name("plugin-io".to_owned()).stack_size(256 * 1024).spawn(move || {
-            let mut thread = Thread { line, mailbox, runs: HashMap::new(), outbox: Vec::new(), report };
-            let text = match thread.serve() {
-                Ok(()) => "the spawner closed its line".to_owned(),
+    /// The line can not be watched.
+    pub fn start(
+        line: SpawnerLine,
+        tasks: &mut JoinSet<()>,
+        report: impl Fn(RunEvent) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let mut task = Task {
+            line: line.into_async()?,
+            commands,
+            runs: HashMap::new(),
+            outbox: VecDeque::new(),
+            chunk: vec![0; 64 * 1024],
+            alarm: None,
+            report,
+        };
+        tasks.spawn(async move {
+            let text = match std::future::poll_fn(|context| task.poll(context)).await {
+                Ok(End::Dispatcher) => return,
+                Ok(End::Spawner) => "the spawner closed its line".to_owned(),
                 Err(error) => error.to_string(),
             };
-            (thread.report)(RunEvent::SpawnerLost { text });
-        })?;
-        Ok(Self { shared })
+            (task.report)(RunEvent::SpawnerLost { text });
+        });
+        Ok(Self { commands: sender })
     }
 
-    /// Hands a command over; commands are carried out in order.
     pub fn send(&self, command: Command) {
-        let mut commands = self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_empty = commands.is_empty();
-        commands.push(command);
-        drop(commands);
-        if was_empty {
-            // A full counter rings already.
-            let _ = rustix::io::write(&self.shared.bell, &1u64.to_ne_bytes());
-        }
+        // When the task has ended, `SpawnerLost` is on its way.
+        let _ = self.commands.send(command);
     }
 }
 
@@ -125,219 +131,201 @@ struct Run {
     request: Vec<u8>,
     written: usize,
     started: Instant,
-    stdin: Option<OwnedFd>,
+    stdin: Option<pipe::Sender>,
     stdout: Capture,
     stderr: Capture,
     secret_names_count: u32,
     overflow_told: bool,
-    end: Option<End>,
 }
 
-struct End {
-    exit: Exit,
-    timed_out: bool,
-    leftovers: u32,
-}
-
-/// One output pipe and what is kept of it.
+/// One output and what is kept of it.
 struct Capture {
-    pipe: Option<OwnedFd>,
+    pipe: Output,
     kept: Vec<u8>,
     cut: bool,
     limit: usize,
 }
 
+enum Output {
+    Closed,
+    /// Not looked at before the run has ended, or lasts.
+    Unwatched(OwnedFd),
+    Watched(pipe::Receiver),
+}
+
 impl Capture {
     fn closed(limit: usize) -> Self {
-        Self { pipe: None, kept: Vec::new(), cut: false, limit }
+        Self { pipe: Output::Closed, kept: Vec::new(), cut: false, limit }
     }
 
-    /// Reads what is there, but no more than a share; closes the pipe at its end, and with `last`
-    /// when it is empty or its capacity was read: all that the run left. A process that escaped
-    /// may go on writing and holds nobody up.
-    fn read(&mut self, chunk: &mut [u8], last: bool) {
-        let Some(pipe) = &self.pipe else { return };
-        let share = if last { rustix::pipe::fcntl_getpipe_size(pipe).unwrap_or(READ_SHARE) } else { READ_SHARE };
-        let mut read = 0;
-        while let Some(pipe) = &self.pipe {
-            if read >= share {
-                if last {
-                    self.pipe = None;
-                }
-                return;
+    fn keep(&mut self, piece: &mut [u8]) {
+        let room = self.limit - self.kept.len();
+        self.cut |= piece.len() > room;
+        self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
+        // It may be a secret, and the buffer lives on.
+        piece.zeroize();
+    }
+
+    fn watch(&mut self) -> io::Result<()> {
+        self.pipe = match std::mem::replace(&mut self.pipe, Output::Closed) {
+            Output::Unwatched(pipe) => Output::Watched(pipe::Receiver::from_owned_fd(pipe)?),
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Reads what is there of a run that lasts, but no more than a share; whether there may be more.
+    fn poll_share(&mut self, context: &mut Context<'_>, chunk: &mut [u8]) -> bool {
+        let mut share = READ_SHARE;
+        while let Output::Watched(pipe) = &mut self.pipe {
+            if share == 0 {
+                return true;
             }
-            match rustix::io::read(pipe, &mut *chunk) {
-                Ok(0) => self.pipe = None,
+            let mut buffer = ReadBuf::new(chunk);
+            let Poll::Ready(read) = Pin::new(pipe).poll_read(context, &mut buffer) else { return false };
+            let taken = buffer.filled().len();
+            if read.is_err() || taken == 0 {
+                self.pipe = Output::Closed;
+            }
+            self.keep(&mut chunk[..taken]);
+            share = share.saturating_sub(taken);
+        }
+        false
+    }
+
+    /// Reads what a run left, at most what the pipe can hold, and closes it. A process that escaped
+    /// may go on writing and holds nobody up.
+    fn read_rest(&mut self, chunk: &mut [u8]) {
+        let pipe = match std::mem::replace(&mut self.pipe, Output::Closed) {
+            Output::Closed => return,
+            Output::Unwatched(pipe) => pipe,
+            Output::Watched(pipe) => match pipe.into_nonblocking_fd() {
+                Ok(pipe) => pipe,
+                Err(_) => return,
+            },
+        };
+        let mut left = None;
+        loop {
+            match rustix::io::read(&pipe, &mut *chunk) {
+                Ok(0) => return,
                 Ok(taken) => {
-                    read += taken;
-                    let room = self.limit - self.kept.len();
-                    self.cut |= taken > room;
-                    self.kept.extend_from_slice(&chunk[..taken.min(room)]);
-                    // It may be a secret, and the buffer lives on.
-                    chunk[..taken].zeroize();
-                    if last && taken < chunk.len() {
-                        self.pipe = None;
+                    self.keep(&mut chunk[..taken]);
+                    if taken < chunk.len() {
+                        return;
+                    }
+                    let left =
+                        left.get_or_insert_with(|| rustix::pipe::fcntl_getpipe_size(&pipe).unwrap_or(READ_SHARE));
+                    *left = left.saturating_sub(taken);
+                    if *left == 0 {
+                        return;
                     }
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) if !last => return,
-                Err(_) => self.pipe = None,
+                Err(_) => return,
             }
         }
     }
 }
 
-struct Thread<R> {
-    line: SpawnerLine,
-    mailbox: Arc<Mailbox>,
+struct Task<R> {
+    line: AsyncLine,
+    commands: mpsc::UnboundedReceiver<Command>,
     runs: HashMap<u64, Run>,
     /// Messages that the line had no room for, in order.
-    outbox: Vec<Vec<u8>>,
+    outbox: VecDeque<Vec<u8>>,
+    chunk: Vec<u8>,
+    /// When the oldest run that is not watched begins to last.
+    alarm: Option<Pin<Box<Sleep>>>,
     report: R,
 }
 
-/// What a polled descriptor is.
-#[derive(Clone, Copy)]
-enum Watched {
-    Line,
-    Bell,
-    Run(u64),
+/// Whose end came.
+enum End {
+    Dispatcher,
+    Spawner,
 }
 
-impl<R: Fn(RunEvent)> Thread<R> {
-    fn serve(&mut self) -> io::Result<()> {
-        let mut chunk = vec![0; 64 * 1024];
-        loop {
-            let ready = self.wait()?;
-            for watched in ready {
-                match watched {
-                    Watched::Line => {
-                        if !self.read_line(&mut chunk)? {
-                            return Ok(());
-                        }
-                    }
-                    Watched::Bell => self.take_commands()?,
-                    Watched::Run(run) => self.serve_run(run, &mut chunk)?,
-                }
-            }
-            self.flush()?;
-        }
-    }
-
-    /// Polls the line, the bell, unfinished requests, and the outputs of runs that last.
-    fn wait(&self) -> io::Result<Vec<Watched>> {
-        let now = Instant::now();
-        let line_events = if self.outbox.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
-        let mut watched = vec![Watched::Line, Watched::Bell];
-        let mut polled = vec![
-            PollFd::from_borrowed_fd(self.line.as_fd(), line_events),
-            PollFd::from_borrowed_fd(self.mailbox.bell.as_fd(), PollFlags::IN),
-        ];
-        let mut timeout: Option<Duration> = None;
-        let mut sooner = |span: Duration| timeout = Some(timeout.map_or(span, |t| t.min(span)));
-        for (id, run) in &self.runs {
-            if let Some(stdin) = &run.stdin {
-                watched.push(Watched::Run(*id));
-                polled.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::OUT));
-            }
-            if run.stdout.pipe.is_none() && run.stderr.pipe.is_none() {
-                continue;
-            }
-            let age = now.duration_since(run.started);
-            if age < READ_AFTER {
-                sooner(READ_AFTER - age);
-                continue;
-            }
-            for pipe in [&run.stdout.pipe, &run.stderr.pipe].into_iter().flatten() {
-                watched.push(Watched::Run(*id));
-                polled.push(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN));
-            }
-        }
-        let timeout = timeout.map(|span| Timespec {
-            tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(span.subsec_nanos()),
-        });
-        match rustix::event::poll(&mut polled, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(polled
-            .iter()
-            .zip(&watched)
-            .filter(|(polled, _)| !polled.revents().is_empty())
-            .map(|(_, watched)| *watched)
-            .collect())
-    }
-
-    fn take_commands(&mut self) -> io::Result<()> {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.mailbox.bell, &mut count);
-        let commands = std::mem::take(&mut *self.mailbox.commands.lock().unwrap_or_else(PoisonError::into_inner));
-        for command in commands {
+impl<R: Fn(RunEvent)> Task<R> {
+    /// Goes as far as it can, and has the task woken by whatever it then waits for.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<End>> {
+        while let Poll::Ready(command) = self.commands.poll_recv(context) {
             match command {
-                Command::Start(start) => {
-                    let Start { spawn, request } = *start;
-                    let run = Run {
-                        request,
-                        written: 0,
-                        started: Instant::now(),
-                        stdin: None,
-                        stdout: Capture::closed(STDOUT_MAX),
-                        stderr: Capture::closed(STDERR_MAX),
-                        secret_names_count: 0,
-                        overflow_told: false,
-                        end: None,
-                    };
-                    self.runs.insert(spawn.run, run);
-                    self.send(&Request::Spawn(spawn))?;
-                }
-                Command::End { run, grace } => self.send(&Request::End { run, grace })?,
+                Some(command) => self.take(command)?,
+                None => return Poll::Ready(Ok(End::Dispatcher)),
             }
         }
+        while let Poll::Ready(received) = self.line.poll_receive(context) {
+            match received? {
+                (Some(reply), fds) => self.reply(reply, fds)?,
+                (None, _) => return Poll::Ready(Ok(End::Spawner)),
+            }
+        }
+        self.poll_alarm(context)?;
+        self.poll_runs(context)?;
+        while let Some(message) = self.outbox.front()
+            && let Poll::Ready(sent) = self.line.poll_send(context, message)
+        {
+            sent?;
+            self.outbox.pop_front();
+        }
+        Poll::Pending
+    }
+
+    fn take(&mut self, command: Command) -> io::Result<()> {
+        let request = match command {
+            Command::Start(start) => {
+                let Start { spawn, request } = *start;
+                let run = Run {
+                    request,
+                    written: 0,
+                    started: Instant::now(),
+                    stdin: None,
+                    stdout: Capture::closed(STDOUT_MAX),
+                    stderr: Capture::closed(STDERR_MAX),
+                    secret_names_count: 0,
+                    overflow_told: false,
+                };
+                self.runs.insert(spawn.run, run);
+                Request::Spawn(spawn)
+            }
+            Command::End { run, grace } => Request::End { run, grace },
+        };
+        self.outbox.push_back(SpawnerLine::encode(&request)?);
         Ok(())
     }
 
-    fn send(&mut self, request: &Request) -> io::Result<()> {
-        self.outbox.push(SpawnerLine::encode(request)?);
-        self.flush()
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let mut sent = 0;
-        for message in &self.outbox {
-            if !self.line.try_send(message)? {
-                break;
+    fn reply(&mut self, reply: Reply, fds: Vec<OwnedFd>) -> io::Result<()> {
+        match reply {
+            Reply::Spawned { run, pid, prefixed, secret_names_count } => {
+                self.spawned(run, pid, prefixed, secret_names_count, fds)
             }
-            sent += 1;
-        }
-        self.outbox.drain(..sent);
-        Ok(())
-    }
-
-    /// Takes every waiting message of the spawner; `false` when its end is closed.
-    fn read_line(&mut self, chunk: &mut [u8]) -> io::Result<bool> {
-        loop {
-            let Some((reply, fds)) = self.line.try_receive()? else { return Ok(true) };
-            match reply {
-                None => return Ok(false),
-                Some(Reply::Spawned { run, pid, prefixed, secret_names_count }) => {
-                    self.spawned(run, pid, prefixed, secret_names_count, fds)?;
+            Reply::RunRefused { run, refusal } => {
+                if self.runs.remove(&run).is_some() {
+                    (self.report)(RunEvent::Refused { run, refusal });
                 }
-                Some(Reply::RunRefused { run, refusal }) => {
-                    if self.runs.remove(&run).is_some() {
-                        (self.report)(RunEvent::Refused { run, refusal });
-                    }
+                Ok(())
+            }
+            Reply::Ended { run, exit, timed_out, leftovers } => {
+                if let Some(entry) = self.runs.remove(&run) {
+                    let Run { mut stdout, mut stderr, secret_names_count, .. } = entry;
+                    stdout.read_rest(&mut self.chunk);
+                    stderr.read_rest(&mut self.chunk);
+                    (self.report)(RunEvent::Ended(Box::new(Ended {
+                        run,
+                        exit,
+                        timed_out,
+                        leftovers,
+                        secret_names_count,
+                        stdout: stdout.kept,
+                        stdout_cut: stdout.cut,
+                        stderr: stderr.kept,
+                        stderr_cut: stderr.cut,
+                    })));
                 }
-                Some(Reply::Ended { run, exit, timed_out, leftovers }) => {
-                    if let Some(entry) = self.runs.get_mut(&run) {
-                        entry.stdin = None;
-                        entry.end = Some(End { exit, timed_out, leftovers });
-                        self.serve_run(run, chunk)?;
-                    }
-                }
-                Some(Reply::Hello { .. } | Reply::Ready { .. } | Reply::ConfigureRefused { .. }) => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the spawner answered what nobody asked"));
-                }
+                Ok(())
+            }
+            Reply::Hello { .. } | Reply::Ready { .. } | Reply::ConfigureRefused { .. } => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the spawner answered what nobody asked"))
             }
         }
     }
@@ -352,69 +340,94 @@ impl<R: Fn(RunEvent)> Thread<R> {
         for pipe in [&stdout, &stderr] {
             rustix::io::ioctl_fionbio(pipe, true)?;
         }
-        entry.stdin = Some(stdin);
-        entry.stdout.pipe = Some(stdout);
-        entry.stderr.pipe = Some(stderr);
+        entry.stdout.pipe = Output::Unwatched(stdout);
+        entry.stderr.pipe = Output::Unwatched(stderr);
         entry.secret_names_count = secrets;
         if !prefixed {
             entry.request.insert(0, b'{');
         }
-        write_request(entry);
+        entry.write_first(stdin)?;
+        if self.alarm.is_none() {
+            self.alarm = Some(Box::pin(tokio::time::sleep_until((entry.started + READ_AFTER).into())));
+        }
         if logging::enabled(Level::Debug) {
             (self.report)(RunEvent::Spawned { run, pid });
         }
         Ok(())
     }
 
-    /// Goes on with one run: the rest of its request in, its output out, and the report when it
-    /// has ended and its pipes are empty.
-    fn serve_run(&mut self, id: u64, chunk: &mut [u8]) -> io::Result<()> {
-        let Some(run) = self.runs.get_mut(&id) else { return Ok(()) };
-        write_request(run);
-        let last = run.end.is_some();
-        run.stdout.read(chunk, last);
-        run.stderr.read(chunk, last);
-        if run.stdout.cut && run.end.is_none() && !run.overflow_told {
-            run.overflow_told = true;
-            self.send(&Request::End { run: id, grace: OVERFLOW_GRACE })?;
-        }
-        if last {
-            self.finish(id);
+    /// Watches the outputs of runs that have begun to last.
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        while let Some(alarm) = &mut self.alarm
+            && alarm.as_mut().poll(context).is_ready()
+        {
+            let now = Instant::now();
+            let mut next: Option<Instant> = None;
+            for run in self.runs.values_mut() {
+                if !matches!((&run.stdout.pipe, &run.stderr.pipe), (Output::Unwatched(_), Output::Unwatched(_))) {
+                    continue;
+                }
+                let due = run.started + READ_AFTER;
+                if due <= now {
+                    run.stdout.watch()?;
+                    run.stderr.watch()?;
+                } else {
+                    next = Some(next.map_or(due, |next| next.min(due)));
+                }
+            }
+            self.alarm = next.map(|due| Box::pin(tokio::time::sleep_until(due.into())));
         }
         Ok(())
     }
 
-    fn finish(&mut self, id: u64) {
-        let Some(Run { stdout, stderr, secret_names_count, end: Some(end), .. }) = self.runs.remove(&id) else {
-            return;
-        };
-        (self.report)(RunEvent::Ended(Box::new(Ended {
-            run: id,
-            exit: end.exit,
-            timed_out: end.timed_out,
-            leftovers: end.leftovers,
-            secret_names_count,
-            stdout: stdout.kept,
-            stdout_cut: stdout.cut,
-            stderr: stderr.kept,
-            stderr_cut: stderr.cut,
-        })));
+    /// Goes on with the requests and outputs of runs that last.
+    fn poll_runs(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        for (id, run) in &mut self.runs {
+            run.poll_request(context);
+            let more = run.stdout.poll_share(context, &mut self.chunk);
+            if run.stderr.poll_share(context, &mut self.chunk) || more {
+                context.waker().wake_by_ref();
+            }
+            if run.stdout.cut && !run.overflow_told {
+                run.overflow_told = true;
+                let request = Request::End { run: *id, grace: OVERFLOW_GRACE };
+                self.outbox.push_back(SpawnerLine::encode(&request)?);
+            }
+        }
+        Ok(())
     }
 }
 
-/// Writes as much of the request as the pipe takes and closes it after the last byte. A plugin that
-/// does not read its stdin is no error (`spec/plugins.md` 6).
-fn write_request(run: &mut Run) {
-    while let Some(stdin) = &run.stdin {
-        match rustix::io::write(stdin, &run.request[run.written..]) {
-            Ok(taken) => run.written += taken,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => return,
-            Err(_) => run.written = run.request.len(),
+/// The request goes in as far as the pipe takes it, and the pipe is closed after the last byte. A
+/// plugin that does not read its stdin is no error (`spec/plugins.md` 6).
+impl Run {
+    fn write_first(&mut self, stdin: OwnedFd) -> io::Result<()> {
+        loop {
+            match rustix::io::write(&stdin, &self.request[self.written..]) {
+                Ok(taken) => self.written += taken,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.stdin = Some(pipe::Sender::from_owned_fd(stdin)?);
+                    return Ok(());
+                }
+                Err(_) => self.written = self.request.len(),
+            }
+            if self.written >= self.request.len() {
+                self.request = Vec::new();
+                return Ok(());
+            }
         }
-        if run.written >= run.request.len() {
-            run.stdin = None;
-            run.request = Vec::new();
+    }
+
+    fn poll_request(&mut self, context: &mut Context<'_>) {
+        while let Some(stdin) = &mut self.stdin
+            && let Poll::Ready(wrote) = Pin::new(stdin).poll_write(context, &self.request[self.written..])
+        {
+            self.written = wrote.map_or(self.request.len(), |taken| self.written + taken);
+            if self.written >= self.request.len() {
+                self.stdin = None;
+                self.request = Vec::new();
+            }
         }
     }
 }

@@ -131,9 +131,8 @@ impl Ready {
             log(Level::Info, "vault secret delivery enabled (compose-time attestation on)", &[]);
         }
 
-        spawner.set_nonblocking().map_err(refuse)?;
         let sender = events.clone();
-        let supervisor = Supervisor::start(spawner, move |event| {
+        let supervisor = Supervisor::start(spawner, tasks, move |event| {
             let _ = sender.send(Event::Run(event));
         });
         let sender = events.clone();
