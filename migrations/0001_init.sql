@@ -114,6 +114,11 @@ CREATE TABLE IF NOT EXISTS event_context (
   created_at TEXT NOT NULL
 );
 
+-- Ours: for retention, which keeps what a job names.
+CREATE INDEX IF NOT EXISTS event_context_created_at_idx ON event_context(created_at);
+CREATE INDEX IF NOT EXISTS job_queue_event_context_idx
+  ON job_queue(event_context_id) WHERE event_context_id IS NOT NULL;
+
 -- One row per attempt, id '<job_id>-<attempt>'; created_at is the job's.
 CREATE TABLE IF NOT EXISTS job_log (
   id TEXT PRIMARY KEY,
@@ -137,6 +142,7 @@ CREATE TABLE IF NOT EXISTS job_log (
 
 CREATE INDEX IF NOT EXISTS job_log_job_id_attempt_idx ON job_log(job_id, attempt);
 CREATE INDEX IF NOT EXISTS job_log_completed_at_idx ON job_log(completed_at);
+CREATE INDEX IF NOT EXISTS job_log_event_context_idx ON job_log(event_context_id) WHERE event_context_id IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS circuit_breakers (
   plugin TEXT NOT NULL,
@@ -193,6 +199,8 @@ CREATE TABLE IF NOT EXISTS schedule_occurrences (
   recorded_at TEXT NOT NULL,
   PRIMARY KEY(plugin, schedule_id, slot_at)
 );
+
+CREATE INDEX IF NOT EXISTS schedule_occurrences_until_at_idx ON schedule_occurrences(until_at);
 
 -- Names and counts only, never a value.
 CREATE TABLE IF NOT EXISTS vault_audit (

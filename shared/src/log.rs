@@ -44,6 +44,8 @@ impl fmt::Display for Level {
 #[derive(Debug, Clone, Copy)]
 pub enum Value<'a> {
     Text(&'a str),
+    /// JSON text, taken over as it stands.
+    Json(&'a str),
     Number(i64),
     Flag(bool),
 }
@@ -100,17 +102,33 @@ pub fn push_line(
     push_json_text(out, msg);
     for (name, value) in fields {
         out.push(',');
-        push_json_text(out, name);
-        out.push(':');
-        match value {
-            Value::Text(text) => push_json_text(out, text),
-            Value::Number(number) => {
-                let _ = write!(out, "{number}");
-            }
-            Value::Flag(flag) => out.push_str(if *flag { "true" } else { "false" }),
-        }
+        push_member(out, name, *value);
     }
     out.push_str("}\n");
+}
+
+/// The fields as a JSON object on one line.
+pub fn object(fields: &[(&str, Value<'_>)]) -> String {
+    let mut out = String::with_capacity(192);
+    for (index, (name, value)) in fields.iter().enumerate() {
+        out.push(if index == 0 { '{' } else { ',' });
+        push_member(&mut out, name, *value);
+    }
+    out.push_str(if fields.is_empty() { "{}" } else { "}" });
+    out
+}
+
+fn push_member(out: &mut String, name: &str, value: Value<'_>) {
+    push_json_text(out, name);
+    out.push(':');
+    match value {
+        Value::Text(text) => push_json_text(out, text),
+        Value::Json(text) => out.push_str(text),
+        Value::Number(number) => {
+            let _ = write!(out, "{number}");
+        }
+        Value::Flag(flag) => out.push_str(if flag { "true" } else { "false" }),
+    }
 }
 
 /// An error and its sources, outermost first, joined by `: `. Called once, at the top.

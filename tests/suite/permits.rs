@@ -21,7 +21,21 @@ use tests::site::{PATIENCE, Setup, Site};
 use tests::unit_set::{UnitSet, under_systemd, user};
 use tests::wait;
 
-const GATEWAY: [&str; 5] = ["FrontConfig", "Health", "Trigger", "GetJob", "TokenExposed"];
+const GATEWAY: [&str; 13] = [
+    "FrontConfig",
+    "Health",
+    "Trigger",
+    "GetJob",
+    "TokenExposed",
+    "RetryJob",
+    "CancelJob",
+    "Schedules",
+    "Rearm",
+    "ResetBreaker",
+    "Breaker",
+    "ActivePolls",
+    "Events",
+];
 const VAULT: [&str; 14] = [
     "Status",
     "Prepare",
@@ -40,8 +54,21 @@ const VAULT: [&str; 14] = [
 ];
 
 /// The table: what each socket's role may ask.
-const FRONT: &[&str] = &GATEWAY;
-const EXECUTOR_ADMIN: &[&str] = &["Health", "Trigger", "GetJob"];
+const FRONT: &[&str] =
+    &["FrontConfig", "Health", "Trigger", "GetJob", "TokenExposed", "RetryJob", "CancelJob", "Schedules", "Events"];
+const EXECUTOR_ADMIN: &[&str] = &[
+    "Health",
+    "Trigger",
+    "GetJob",
+    "RetryJob",
+    "CancelJob",
+    "Schedules",
+    "Rearm",
+    "ResetBreaker",
+    "Breaker",
+    "ActivePolls",
+    "Events",
+];
 const EXECUTOR: &[&str] =
     &["Status", "Prepare", "Commit", "Discard", "Attest", "Scrub", "CloseDelivery", "TokenExposed"];
 const SPAWNER: &[&str] = &["Deliver"];
@@ -279,18 +306,29 @@ fn is_warning(line: &str) -> bool {
 }
 
 fn gateway_request(name: &str) -> gateway::Request {
+    let plugin = || "tiny".to_owned().try_into().expect("a valid name");
+    let command = || "poll".to_owned().try_into().expect("a valid name");
+    let job_id = || "0198-unknown".to_owned().try_into().expect("a valid id");
     match name {
         "FrontConfig" => gateway::Request::FrontConfig,
         "Health" => gateway::Request::Health,
         "Trigger" => gateway::Request::Trigger {
-            plugin: "tiny".to_owned().try_into().expect("a valid name"),
-            command: "poll".to_owned().try_into().expect("a valid name"),
+            plugin: plugin(),
+            command: command(),
             payload: None,
             may_write: false,
             wait: Millis(0),
         },
-        "GetJob" => gateway::Request::GetJob { job_id: "0198-unknown".to_owned().try_into().expect("a valid id") },
+        "GetJob" => gateway::Request::GetJob { job_id: job_id() },
         "TokenExposed" => gateway::Request::TokenExposed,
+        "RetryJob" => gateway::Request::RetryJob { job_id: job_id(), payload: None, may_write: false, may_read: false },
+        "CancelJob" => gateway::Request::CancelJob { job_id: job_id() },
+        "Schedules" => gateway::Request::Schedules { count: 1 },
+        "Rearm" => gateway::Request::Rearm { plugin: plugin(), schedule_id: "unknown".to_owned() },
+        "ResetBreaker" => gateway::Request::ResetBreaker { plugin: plugin(), command: command() },
+        "Breaker" => gateway::Request::Breaker { plugin: plugin(), command: command(), limit: 1 },
+        "ActivePolls" => gateway::Request::ActivePolls,
+        "Events" => gateway::Request::Events { after: 0, wait: Millis(0) },
         other => panic!("no request {other}"),
     }
 }

@@ -164,6 +164,19 @@ impl Args {
         value.to_str().map(Some).ok_or_else(|| Failure::new(format!("Flag error: --{name} is not UTF-8 text")))
     }
 
+    /// The value of a flag as a number of at least 1.
+    ///
+    /// # Errors
+    /// `Flag error: …` for anything else.
+    pub(in crate::cli) fn count(&self, name: &str) -> Result<Option<u32>, Failure> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match text.parse() {
+            Ok(0) => Err(Failure::new(format!("{name} must be greater than zero"))),
+            Ok(count) => Ok(Some(count)),
+            Err(_) => Err(Failure::new(format!("Flag error: --{name} is a whole number, not {text:?}"))),
+        }
+    }
+
     /// Whether a switch is on; one that the action does not have is off.
     pub(in crate::cli) fn switch(&self, name: &str) -> bool {
         matches!(self.matches.try_get_one::<bool>(name), Ok(Some(true)))
@@ -225,6 +238,20 @@ mod tests {
         assert_eq!(args.text("payload").expect("text"), Some("-5"));
         assert!(!args.switch("all") && args.switch("verbose") && !args.switch("unheard"));
         assert!(args.positionals().expect("none").is_empty());
+    }
+
+    #[test]
+    fn counts_are_whole_and_positive() {
+        let count = |value: &str| {
+            let Ok(Read::Args(args)) = given(&["--payload", value]) else { panic!("reads") };
+            args.count("payload").map_err(|failure| failure.text)
+        };
+        assert_eq!(count("1"), Ok(Some(1)));
+        assert_eq!(count("4294967295"), Ok(Some(u32::MAX)));
+        assert_eq!(count("0"), Err("payload must be greater than zero".to_owned()));
+        for bad in ["-1", "", "1.5", "ten", "4294967296"] {
+            assert_eq!(count(bad), Err(format!("Flag error: --payload is a whole number, not {bad:?}")));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod output;
 mod usage;
 
 mod config;
+mod job;
 mod plugin;
 mod secrets;
 mod system;
@@ -16,9 +17,11 @@ mod vault;
 mod version;
 
 mod client;
+mod executor;
 mod instance;
 mod launch;
 mod listen;
+mod payload;
 mod privileges;
 #[cfg(test)]
 mod scratch;
@@ -60,7 +63,7 @@ struct Action {
     run: fn(&Args) -> Outcome,
 }
 
-static NOUNS: [&Noun; 5] = [&system::NOUN, &config::NOUN, &plugin::NOUN, &vault::NOUN, &secrets::NOUN];
+static NOUNS: [&Noun; 6] = [&system::NOUN, &config::NOUN, &job::NOUN, &plugin::NOUN, &vault::NOUN, &secrets::NOUN];
 
 /// What every action of every noun takes: which instance is meant.
 const INSTANCE_FLAGS: [Flag; 2] = [

@@ -9,7 +9,7 @@ mod run;
 pub(super) use list::discover;
 
 use super::args::{Flag, Shape};
-use super::{Action, Help, Noun};
+use super::{Action, Help, Noun, payload};
 
 const JSON: Flag = Flag::switch("json", "Answer as JSON");
 
@@ -30,8 +30,8 @@ pub(super) static NOUN: Noun = Noun {
             shape: Shape {
                 flags: &[
                     Flag::value("command", "COMMAND", "poll (default), handle or another of the plugin"),
-                    Flag::value("payload", "JSON", "A JSON object for the plugin"),
-                    Flag::value("payload-file", "FILE", "A file with that object"),
+                    payload::JSON,
+                    payload::FILE,
                     Flag::value("wait", "DURATION", "Wait so long for the result, as 30s or 5m"),
                     JSON,
                 ],

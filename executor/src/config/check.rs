@@ -50,7 +50,7 @@ pub(super) fn check(
         None => state_path.with_file_name("management.sock"),
     };
     let api = api(raw.api.unwrap_or_default(), &secrets, management_socket, &mut problems);
-    let plugins = plugins::check(raw.plugins, service.max_workers, &mut problems);
+    let plugins = plugins::check(raw.plugins, service.max_workers, &mut problems, &mut warnings);
     passthrough(&service.plugin_env_passthrough, "service.plugin_env_passthrough", &mut problems);
     for (name, plugin) in &plugins {
         passthrough(&plugin.env_passthrough, &format!("plugins.{name}.env_passthrough"), &mut problems);

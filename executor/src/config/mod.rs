@@ -9,6 +9,7 @@ pub mod units;
 
 mod include;
 mod raw;
+mod schedules;
 mod section;
 
 mod accounts;

@@ -9,6 +9,7 @@ use shared::log::Level;
 use shared::time::Millis;
 
 use super::section::Kept;
+use crate::schedule::entry::Entry;
 
 /// A configuration that keeps its rules.
 #[derive(Debug)]
@@ -49,8 +50,8 @@ pub struct Service {
     pub max_causal_hops: u32,
 }
 
-/// How long rows are kept.
-#[derive(Debug)]
+/// How long rows are kept; 0: for ever.
+#[derive(Debug, Clone, Copy)]
 pub struct Retention {
     pub job_log: Millis,
     pub job_queue: Millis,
@@ -157,8 +158,8 @@ pub struct PluginConf {
     pub shared_account: bool,
     pub attest: Attest,
     pub skip_identical_facts: bool,
-    /// `schedules`, for the scheduler to read.
-    pub schedules: Kept,
+    /// In their order; none while the plugin is disabled.
+    pub schedules: Vec<Entry>,
 }
 
 impl PluginConf {

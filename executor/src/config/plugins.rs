@@ -8,20 +8,22 @@ use shared::id::{AccountName, PluginName};
 use super::check::{Problems, counted, lasting, trimmed};
 use super::environment::first_placeholder;
 use super::model::{Attest, CircuitBreaker, PluginConf, Retry};
-use super::raw;
 use super::units::Span;
+use super::{raw, schedules};
 use crate::yaml::{Kind, Node, Value, quoted};
 
 pub(super) fn check(
     written: BTreeMap<String, raw::Plugin>,
     max_workers: usize,
     problems: &mut Problems,
+    warnings: &mut Vec<String>,
 ) -> BTreeMap<PluginName, PluginConf> {
     let mut plugins = BTreeMap::new();
     for (name, plugin) in written {
         match PluginName::parse(&name) {
             Ok(parsed) => {
-                plugins.insert(parsed, one(&name, plugin, max_workers, problems));
+                let conf = one(&parsed, plugin, max_workers, problems, warnings);
+                plugins.insert(parsed, conf);
             }
             Err(error) => problems.push(format!("plugins: {}: {error}", quoted(&name))),
         }
@@ -29,14 +31,24 @@ pub(super) fn check(
     plugins
 }
 
-fn one(name: &str, plugin: raw::Plugin, max_workers: usize, problems: &mut Problems) -> PluginConf {
+fn one(
+    plugin_name: &PluginName,
+    plugin: raw::Plugin,
+    max_workers: usize,
+    problems: &mut Problems,
+    warnings: &mut Vec<String>,
+) -> PluginConf {
+    let name = plugin_name.as_str();
     let enabled = plugin.enabled.unwrap_or(false);
     let parallelism = plugin.parallelism.filter(|parallelism| *parallelism != 0);
+    let max_outstanding_polls = counted(plugin.max_outstanding_polls, 1);
+    let mut schedules = Vec::new();
     if enabled {
         if !plugin.schedule.0.is_empty() {
             problems.push(format!("plugin {}: schedule is no longer supported; use schedules[]", quoted(name)));
         }
         check_parallelism(name, parallelism.unwrap_or(1), max_workers, problems);
+        schedules = schedules::check(plugin_name, plugin.schedules, max_outstanding_polls, problems, warnings);
         if let Some(variable) = plugin.config.as_ref().and_then(unset_variable) {
             let name = quoted(name);
             problems.push(format!("plugin {name}: environment variable ${{{variable}}} is not set"));
@@ -94,13 +106,13 @@ fn one(name: &str, plugin: raw::Plugin, max_workers: usize, problems: &mut Probl
             reset_after: lasting(breaker.reset_after, Span::from_secs(1800)),
         },
         parallelism: parallelism.map(|parallelism| counted(Some(parallelism), 1)),
-        max_outstanding_polls: counted(plugin.max_outstanding_polls, 1),
+        max_outstanding_polls,
         notify_on_complete: plugin.notify_on_complete.unwrap_or(false),
         env_passthrough: trimmed(&plugin.env_passthrough),
         shared_account: plugin.shared_account.unwrap_or(false),
         attest,
         skip_identical_facts: plugin.skip_identical_facts.unwrap_or(false),
-        schedules: plugin.schedules,
+        schedules,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::section::{Kept, sections};
+use super::section::{Kept, Placed, sections};
 use super::units::{Size, Span};
 use crate::yaml::Node;
 
@@ -112,7 +112,7 @@ sections! {
         requires_vault: Option<bool>,
         vault_principal: Option<String>,
         schedule: Kept,
-        schedules: Kept,
+        schedules: Vec<Placed<Schedule>>,
         config: Option<Node>,
         retry: Option<Retry>,
         timeouts: BTreeMap<String, Span>,
@@ -124,6 +124,24 @@ sections! {
         shared_account: Option<bool>,
         attest: Option<String>,
         skip_identical_facts: Option<bool>,
+    }
+
+    Schedule as "config.ScheduleConfig" {
+        id: Option<String>,
+        every: Option<Placed<String>>,
+        cron: Option<Placed<String>>,
+        at: Option<Placed<String>>,
+        after: Option<Placed<String>>,
+        command: Option<Placed<String>>,
+        payload: Option<Placed<Node>>,
+        jitter: Option<Placed<String>>,
+        only_between: Option<Placed<String>>,
+        timezone: Option<Placed<String>>,
+        not_on: Vec<Placed<String>>,
+        catch_up: Option<Placed<String>>,
+        if_running: Option<Placed<String>>,
+        // Taken and without effect, as in the reference.
+        preferred_window: Kept,
     }
 
     Retry as "config.RetryConfig" {

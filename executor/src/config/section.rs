@@ -202,6 +202,19 @@ impl Field for Kept {
     }
 }
 
+/// A value with the place that a complaint about it names: `plugins.yaml: line 12`.
+pub(super) struct Placed<T> {
+    pub(super) place: String,
+    pub(super) value: T,
+}
+
+impl<T: FromNode> FromNode for Placed<T> {
+    fn read(slot: &Slot<'_>) -> Option<Self> {
+        let value = T::read(slot).or_else(|| if slot.node.is_null() { T::of_null() } else { None })?;
+        Some(Self { place: format!("{}: line {}", slot.findings.name, slot.line), value })
+    }
+}
+
 impl FromNode for String {
     fn read(slot: &Slot<'_>) -> Option<Self> {
         match &slot.node.value {

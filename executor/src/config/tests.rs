@@ -431,7 +431,7 @@ fn sections_of_other_parts_are_kept_and_never_ignored() {
     )
     .expect("valid");
     assert_eq!(loaded.ignored, []);
-    assert_eq!(loaded.config.plugins[&plugin("a")].schedules.0.len(), 1);
+    assert_eq!(loaded.config.plugins[&plugin("a")].schedules.len(), 0);
     assert_eq!(loaded.config.kept.webhooks.0.len(), 1);
 }
 

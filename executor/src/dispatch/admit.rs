@@ -5,14 +5,15 @@ use std::time::Instant;
 use serde_json::value::RawValue;
 use shared::id::{CommandName, JobId, PluginName};
 use shared::log::Level;
-use shared::time::Millis;
+use shared::time::{Millis, Timestamp};
 use shared::wire::gateway::{Job, Reply};
 use shared::wire::refusal::RefusalKind;
 
-use super::finish::Pending;
-use super::{Dispatcher, READY_BYTES_MAX, READY_JOBS_MAX};
+use super::Dispatcher;
+use super::written::Pending;
 use crate::ipc::{Answer, Role};
 use crate::logging::{enabled, log, now};
+use crate::queue::dedupe::{Check, Duplicate};
 use crate::queue::ready::Queued;
 use crate::store::new_id;
 use crate::store::write::{NewJob, Urgency, Write};
@@ -50,8 +51,6 @@ impl Dispatcher {
             return answer.refuse(RefusalKind::WriteScope, "insufficient scope");
         }
         let max_attempts = known.conf.retry.max_attempts;
-        let is_object =
-            |text: &str| serde_json::from_str::<&RawValue>(text).is_ok_and(|value| value.get().starts_with('{'));
         if payload.as_deref().is_some_and(|text| !is_object(text)) {
             return answer.refuse(RefusalKind::PayloadNotObject, "payload must be a JSON object");
         }
@@ -69,38 +68,33 @@ impl Dispatcher {
         } else {
             payload
         };
-        let submitted_by = match role {
-            Role::Front => "api",
-            Role::Admin => "cli",
-        };
         let created_at = now();
         let queued = Queued {
-            job_id: JobId::parse(&new_id(created_at)).expect("a UUID is a valid id"),
+            job_id: new_job_id(created_at),
             plugin,
             command,
             payload,
             attempt: 1,
             max_attempts,
-            submitted_by: submitted_by.to_owned(),
-            created_at,
-        };
-        let row = NewJob {
-            id: queued.job_id.clone(),
-            plugin: queued.plugin.to_string(),
-            command: queued.command.to_string(),
-            payload: queued.payload.clone(),
-            max_attempts,
-            submitted_by: queued.submitted_by.clone(),
+            submitted_by: submitter(role).to_owned(),
             dedupe_key: None,
             created_at,
             parent_job_id: None,
-            source_event_id: None,
             event_context_id: None,
-            config_snapshot: self.snapshot.clone(),
         };
+        self.admit(queued, None, answer, wait);
+    }
+
+    /// Hands a new job to the writer; the answer follows its commit.
+    pub(super) fn admit(&mut self, queued: Queued, check: Option<Check>, answer: Answer, wait: Millis) {
+        let row = new_job(&queued, self.snapshot.as_ref());
         let ticket = self.number();
         self.pending.insert(ticket, Pending::Admission { queued, answer, wait });
-        self.writer.submit(ticket, Write::Admit(row), Urgency::Now);
+        let write = match check {
+            Some(check) => Write::AdmitUnique(row, check),
+            None => Write::Admit(row),
+        };
+        self.writer.submit(ticket, write, Urgency::Now);
     }
 
     /// The job is durable: answer, and let it wait for a worker.
@@ -115,21 +109,26 @@ impl Dispatcher {
         } else {
             answer.send(Reply::Accepted { job_id: queued.job_id.clone() });
         }
-        let full = self.ready.len() >= READY_JOBS_MAX || self.ready.weight() >= READY_BYTES_MAX;
-        if full && self.backlog.is_none() {
-            // From here on the database holds jobs that memory does not; reading goes on from its
-            // start, and passes over what is known.
-            self.backlog = Some(None);
-        }
-        if self.backlog.is_none() && self.known.insert(queued.job_id.clone()) {
-            self.make_ready(queued);
-        }
+        self.publish_enqueued(&queued);
+        self.enqueue(queued);
     }
 
     /// The job could not be made durable: nothing was accepted.
     pub(super) fn not_admitted(&mut self, answer: Answer, wait: Millis, kind: RefusalKind) {
         self.waiting -= usize::from(wait.0 > 0);
         answer.refuse(kind, "failed to enqueue job");
+    }
+
+    /// Another job stands for it: nothing was accepted.
+    pub(super) fn duplicate(&mut self, found: &Duplicate, answer: Answer, wait: Millis) {
+        self.waiting -= usize::from(wait.0 > 0);
+        let fields = [
+            ("dedupe_key", (&found.key).into()),
+            ("existing_job_id", (&found.existing_job_id).into()),
+            ("dedupe_reason", found.reason.as_str().into()),
+        ];
+        log(Level::Info, "dropped duplicate enqueue", &fields);
+        answer.refuse(RefusalKind::Duplicate, found.to_string());
     }
 
     pub(super) fn has_waiter(&self, job_id: &JobId) -> bool {
@@ -165,5 +164,39 @@ impl Dispatcher {
             !waiters.is_empty()
         });
         self.waiting -= over;
+    }
+}
+
+pub(super) fn is_object(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok_and(|value| value.get().starts_with('{'))
+}
+
+/// Whose job it is that came in by this socket.
+pub(super) fn submitter(role: Role) -> &'static str {
+    match role {
+        Role::Front => "api",
+        Role::Admin => "cli",
+    }
+}
+
+pub(super) fn new_job_id(created_at: Timestamp) -> JobId {
+    JobId::parse(&new_id(created_at)).expect("a UUID is a valid id")
+}
+
+/// The row of a job as it begins.
+pub(super) fn new_job(queued: &Queued, snapshot: Option<&String>) -> NewJob {
+    NewJob {
+        id: queued.job_id.clone(),
+        plugin: queued.plugin.to_string(),
+        command: queued.command.to_string(),
+        payload: queued.payload.clone(),
+        max_attempts: queued.max_attempts,
+        submitted_by: queued.submitted_by.clone(),
+        dedupe_key: queued.dedupe_key.clone(),
+        created_at: queued.created_at,
+        parent_job_id: queued.parent_job_id.clone(),
+        source_event_id: None,
+        event_context_id: queued.event_context_id.clone(),
+        config_snapshot: snapshot.cloned(),
     }
 }

@@ -8,7 +8,7 @@ use shared::time::{Millis, Timestamp};
 use shared::wire::gateway::{Job, JobStatus};
 use shared::wire::spawner::{RunRefusal, Spawn};
 
-use super::finish::Pending;
+use super::written::Pending;
 use super::{CAREFUL_START, CLAIM_WINDOW, Dispatcher, Stop};
 use crate::logging::{enabled, log, now};
 use crate::plugin::outcome::{self, Failure};
@@ -42,8 +42,12 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Overlays what the database does not know yet.
+    /// Overlays what the database does not know yet; what has ended there stays so, also while its
+    /// process is being killed.
     pub(super) fn show(&self, job: &mut Job) {
+        if job.status.is_terminal() {
+            return;
+        }
         job.status = JobStatus::Running;
         job.attempt = self.job.attempt;
         job.started_at = Some(self.started_at.to_string());
@@ -91,6 +95,7 @@ impl Dispatcher {
                     log_start(&entry, &start.spawn);
                 }
                 entry.delivers = start.spawn.deliver.is_some();
+                self.publish_started(&entry.job);
                 self.runs.insert(run, entry);
                 if careful {
                     self.hold(run, start);
@@ -160,7 +165,7 @@ impl Dispatcher {
         self.write_claim(run, Urgency::Now);
     }
 
-    fn write_claim(&mut self, run: u64, urgency: Urgency) {
+    pub(super) fn write_claim(&mut self, run: u64, urgency: Urgency) {
         let ticket = self.number();
         let Some(entry) = self.runs.get_mut(&run) else { return };
         if !std::mem::replace(&mut entry.claim_submitted, true) {
@@ -201,6 +206,7 @@ impl Dispatcher {
     pub(super) fn run_event(&mut self, event: RunEvent) {
         match event {
             RunEvent::Spawned { run, pid } => {
+                self.publish_spawned(run, pid);
                 if enabled(Level::Debug)
                     && let Some(entry) = self.runs.get(&run)
                 {
@@ -230,6 +236,8 @@ impl Dispatcher {
                 ("detail", (&failure.error).into()),
             ];
             log(Level::Error, "SECURITY: plugin does not match what was locked; its secrets were withheld", &fields);
+            let (plugin, job_id) = (plugin.clone(), entry.job.job_id.clone());
+            self.publish_mismatch(plugin.as_str(), &job_id, &failure.error);
         }
         self.fail(run, failure);
     }
@@ -239,7 +247,7 @@ impl Dispatcher {
         if let Some(entry) = self.runs.get_mut(&run)
             && std::mem::replace(&mut entry.counted, false)
         {
-            self.ready.release(&entry.job.plugin);
+            self.ready.release(&entry.job);
         }
     }
 
@@ -247,7 +255,7 @@ impl Dispatcher {
     pub(super) fn forget(&mut self, run: u64) {
         self.release(run);
         if let Some(entry) = self.runs.remove(&run) {
-            self.known.remove(&entry.job.job_id);
+            self.backlog.forget(&entry.job.job_id);
         }
     }
 }

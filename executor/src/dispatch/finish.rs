@@ -2,52 +2,43 @@
 //! leave to forget.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shared::id::JobId;
-use shared::log::{self as lines, Level};
-use shared::time::{Millis, Timestamp};
+use shared::log::Level;
+use shared::time::Timestamp;
 use shared::wire::gateway::{Job, JobStatus};
-use shared::wire::refusal::RefusalKind;
-use shared::wire::spawner::Exit;
 use shared::wire::vault::Request;
 
 use super::claim::Run;
+use super::report::{cap_subs, log_end, stopwatch, tell_of_output};
+use super::written::Pending;
 use super::{Dispatcher, Stop};
-use crate::ipc::Answer;
 use crate::logging::{enabled, log, now};
 use crate::plugin::outcome::{self, Failure, Finished};
 use crate::plugin::protocol::Response;
 use crate::plugin::supervise::Ended;
 use crate::queue::ready::Queued;
-use crate::queue::retry::{Decision, decide};
-use crate::store::write::{
-    Applied, Completion, FactRule, Next, Outcome, SpawnStatus, StateUpdate, StopwatchRow, Urgency, Write,
-};
-use crate::store::{StoreError, StoreErrorKind, new_id};
-
-/// Pauses between two tries of a database that can not be written.
-const WRITE_AGAIN_FIRST: Duration = Duration::from_millis(50);
-const WRITE_AGAIN_MAX: Duration = Duration::from_secs(1);
-
-/// An operation that the writer has not answered.
-pub(super) enum Pending {
-    Admission { queued: Queued, answer: Answer, wait: Millis },
-    Claim { run: u64 },
-    Completion(Box<Done>),
-}
+use crate::queue::retry::{Decision, FailureReason, decide};
+use crate::store::new_id;
+use crate::store::write::{Completion, FactRule, Next, StateUpdate, Urgency, Write};
 
 /// A completion on its way into the database.
 pub(super) struct Done {
-    number: u64,
-    job: Queued,
-    next: Next,
+    /// Of the run.
+    pub(super) number: u64,
+    pub(super) next: Next,
+    pub(super) completed_at: Timestamp,
+    pub(super) took: Duration,
+    /// The error, and what the retry decision was made of.
+    pub(super) failure: Option<(String, Option<FailureReason>)>,
     /// What waiters get; made only when there are some.
     view: Option<Job>,
     /// The lane is held until the commit, so that the next run sees the state.
     holds_lane: bool,
-    /// For the agent's leave to forget, and, when the state is refused, to complete as failed.
-    run: Run,
+    /// With its job; for the agent's leave to forget, and, when the state is refused, to complete as
+    /// failed.
+    pub(super) run: Run,
 }
 
 impl Dispatcher {
@@ -69,10 +60,12 @@ impl Dispatcher {
         }
         tell_of_output(&entry.job, &ended, verdict.response.as_ref());
         let (state, subs) = self.kept_of(&entry.job, verdict.response.as_ref());
+        let reason = verdict.failure.as_ref().and_then(|failure| failure.reason);
         let (next, error) = self.next_of(&entry.job, verdict.status, verdict.failure);
         let result = verdict.result.map(Cow::into_owned);
         let stderr = text_of(&ended.stderr);
-        let attempt = Attempt { next, status: verdict.status, error, result, stderr, state, subs, spawned: true };
+        let status = verdict.status;
+        let attempt = Attempt { next, status, error, reason, result, stderr, state, subs, spawned: true };
         self.complete(run, entry, attempt);
     }
 
@@ -85,14 +78,15 @@ impl Dispatcher {
     /// A run that ends without a child having printed anything.
     pub(super) fn fail(&mut self, run: u64, failure: Failure) {
         let Some(entry) = self.runs.remove(&run) else { return };
+        let reason = failure.reason;
         let (next, error) = self.next_of(&entry.job, JobStatus::Failed, Some(failure));
-        self.complete(run, entry, Attempt { next, error, ..Attempt::failed() });
+        self.complete(run, entry, Attempt { next, error, reason, ..Attempt::failed() });
     }
 
     /// The retry decision (`spec/queue-and-scheduler.md` 5).
     fn next_of(&self, job: &Queued, status: JobStatus, failure: Option<Failure>) -> (Next, Option<String>) {
         let Some(Failure { error, reason, .. }) = failure else { return (Next::Terminal { status }, None) };
-        let backoff = self.catalog.usable(&job.plugin).map_or(Millis(0), |plugin| plugin.conf.retry.backoff_base);
+        let backoff = self.backoff_base(&job.plugin);
         let decision = reason.map(|reason| decide(reason, job.attempt, job.max_attempts, backoff, random_fraction()));
         let next = match decision {
             Some(Decision::Retry { delay }) => {
@@ -148,8 +142,13 @@ impl Dispatcher {
         let urgency = if view.is_some() || self.runs.is_empty() { Urgency::Now } else { Urgency::Lazy };
         let holds_lane = attempt.state.is_some();
         if !holds_lane && std::mem::replace(&mut entry.counted, false) {
-            self.ready.release(&entry.job.plugin);
+            self.ready.release(&entry.job);
         }
+        let succeeded = status == JobStatus::Succeeded;
+        let breaker =
+            if status.is_terminal() { self.count_for_breaker(&entry.job, succeeded, completed_at) } else { None };
+        let entry_of = if succeeded { self.entry_of(&entry.job) } else { None };
+        let failure = attempt.error.clone().map(|error| (error, attempt.reason));
         let write = Write::Complete(Box::new(Completion {
             claim,
             job_id: entry.job.job_id.clone(),
@@ -162,127 +161,49 @@ impl Dispatcher {
             stderr: attempt.stderr,
             state: attempt.state,
             stopwatch,
+            breaker,
+            entry: entry_of,
         }));
-        let done = Done { number: run, job: entry.job.clone(), next: attempt.next, view, holds_lane, run: entry };
+        let took = entry.started.elapsed();
+        let done = Done { number: run, next: attempt.next, completed_at, took, failure, view, holds_lane, run: entry };
         let ticket = self.number();
         self.pending.insert(ticket, Pending::Completion(Box::new(done)));
         self.writer.submit(ticket, write, urgency);
     }
 
-    /// The writer's answers, in the order of its commits.
-    pub(super) fn written(&mut self, outcomes: Vec<Outcome>) {
-        for Outcome { ticket, result, returned } in outcomes {
-            let applied = match result {
-                Ok(applied) => {
-                    self.writer_works();
-                    applied
-                }
-                Err(error) => {
-                    self.not_written(ticket, &error, returned);
-                    continue;
-                }
-            };
-            match (self.pending.remove(&ticket), applied) {
-                (Some(Pending::Admission { queued, answer, wait }), Applied::Admitted) => {
-                    self.admitted(queued, answer, wait);
-                }
-                (Some(Pending::Admission { answer, wait, .. }), _) => {
-                    self.not_admitted(answer, wait, RefusalKind::Internal);
-                }
-                (Some(Pending::Claim { run }), applied) => self.claimed(run, applied == Applied::Claimed),
-                (Some(Pending::Completion(done)), Applied::StateRefused { text }) => self.state_refused(*done, text),
-                (Some(Pending::Completion(done)), applied) => self.completed(*done, applied == Applied::Completed),
-                (None, _) => {}
-            }
-        }
-    }
-
-    fn writer_works(&mut self) {
-        if self.writer_failing.take().is_some() {
-            log(Level::Info, "database is written again", &[]);
-        }
-    }
-
-    /// An admission is refused to its caller; everything else is kept and written before anything
-    /// new is claimed (design, decision 27). An operation that can never be stored is dropped.
-    fn not_written(&mut self, ticket: u64, error: &StoreError, write: Option<Write>) {
-        let refused = error.kind() == StoreErrorKind::Refused;
-        if refused {
-            log(Level::Error, "operation can not be stored", &[("error", (&lines::chain(error)).into())]);
-        } else {
-            self.writer_fails(error);
-        }
-        match self.pending.remove(&ticket) {
-            Some(Pending::Admission { answer, wait, .. }) => {
-                let kind = if refused { RefusalKind::Internal } else { RefusalKind::Storage };
-                self.not_admitted(answer, wait, kind);
-            }
-            Some(Pending::Claim { run }) if refused => self.claimed(run, false),
-            Some(Pending::Completion(done)) if refused => self.completed(*done, false),
-            Some(pending) => {
-                self.pending.insert(ticket, pending);
-                self.unwritten.extend(write.map(|write| (ticket, write)));
-            }
-            None => {}
-        }
-    }
-
-    fn writer_fails(&mut self, error: &StoreError) {
-        if self.writer_failing.is_none() {
-            let text = "database write failed; nothing new is claimed until it works";
-            log(Level::Error, text, &[("error", (&lines::chain(error)).into())]);
-            let until = Instant::now() + WRITE_AGAIN_FIRST;
-            self.writer_failing = Some(Failing { until, pause: WRITE_AGAIN_FIRST });
-        }
-    }
-
-    /// Hands over again what could not be written; without any, one job is claimed as a probe.
-    pub(super) fn write_again(&mut self, at: Instant) {
-        let Some(failing) = &mut self.writer_failing else { return };
-        if failing.until > at {
-            return;
-        }
-        failing.pause = (failing.pause * 2).min(WRITE_AGAIN_MAX);
-        failing.until = at + failing.pause;
-        if self.unwritten.is_empty()
-            && self.runs.is_empty()
-            && self.stopping.is_none()
-            && let Some(job) = self.ready.take()
-        {
-            return self.start(job);
-        }
-        for (ticket, write) in self.unwritten.drain(..) {
-            self.writer.submit(ticket, write, Urgency::Now);
-        }
-    }
-
-    fn completed(&mut self, done: Done, holds: bool) {
+    pub(super) fn completed(&mut self, done: Done, holds: bool) {
         if done.holds_lane {
-            self.states.remove(&done.job.plugin);
-            self.ready.release(&done.job.plugin);
+            self.states.remove(&done.run.job.plugin);
+            self.ready.release(&done.run.job);
         }
         if done.run.delivers {
             self.ask_vault(Request::CloseDelivery { delivery_id: done.number }, Vec::new());
         }
         if !holds {
             // Whoever ended the job counted it (a cancel), or it is gone.
-            self.known.remove(&done.job.job_id);
-            let fields = [("job_id", done.job.job_id.as_str().into()), ("attempt", done.job.attempt.into())];
+            self.backlog.forget(&done.run.job.job_id);
+            let fields = [("job_id", done.run.job.job_id.as_str().into()), ("attempt", done.run.job.attempt.into())];
             return log(Level::Warn, "completion dropped: its claim no longer holds", &fields);
         }
+        self.publish_done(&done);
         match done.next {
             Next::Terminal { .. } => {
                 self.depth = self.depth.saturating_sub(1);
-                self.known.remove(&done.job.job_id);
+                self.backlog.forget(&done.run.job.job_id);
+                let Queued { job_id, submitted_by, dedupe_key, .. } = &done.run.job;
+                self.schedule_job_ended(job_id, submitted_by, dedupe_key.as_deref());
                 if let Some(view) = &done.view {
                     self.wake_waiters(view);
-                } else if self.has_waiter(&done.job.job_id) {
-                    self.wake_late_waiters(&done.job.job_id);
+                } else if self.has_waiter(&done.run.job.job_id) {
+                    self.wake_late_waiters(&done.run.job.job_id);
                 }
             }
-            Next::Retry { attempt, next_retry_at } => self.delay(Queued { attempt, ..done.job }, next_retry_at),
+            Next::Retry { next_retry_at, .. } => {
+                self.backlog.forget(&done.run.job.job_id);
+                self.backlog.due_at(&done.run.job.plugin, next_retry_at);
+            }
             Next::Requeue => {
-                self.known.remove(&done.job.job_id);
+                self.backlog.forget(&done.run.job.job_id);
             }
         }
     }
@@ -294,28 +215,30 @@ impl Dispatcher {
         }
     }
 
-    /// The state could not be taken (`spec/plugins.md` 10.3): nothing was stored, the job fails.
-    fn state_refused(&mut self, done: Done, text: String) {
+    /// The state could not be taken (`spec/plugins.md` 10.3): nothing was stored, the job fails. What
+    /// the plugin printed is kept.
+    pub(super) fn state_refused(&mut self, done: Done, text: String, returned: Option<Write>) {
         let Done { number, run, .. } = done;
-        self.complete(number, run, Attempt { error: Some(text), ..Attempt::failed() });
+        let mut attempt = Attempt { error: Some(text), spawned: true, ..Attempt::failed() };
+        if let Some(Write::Complete(completion)) = returned {
+            attempt.result = completion.result;
+            attempt.stderr = completion.stderr;
+            attempt.subs = completion.stopwatch.map(|row| row.subs_json);
+        }
+        self.complete(number, run, attempt);
     }
 }
 
-/// The writer fails: when it is tried again, and how long the pause before was.
-pub(super) struct Failing {
-    pub(super) until: Instant,
-    pause: Duration,
-}
-
 /// What is stored of an attempt.
-struct Attempt {
+pub(super) struct Attempt {
     next: Next,
-    status: JobStatus,
+    pub(super) status: JobStatus,
     error: Option<String>,
+    reason: Option<FailureReason>,
     result: Option<String>,
     stderr: Option<String>,
     state: Option<StateUpdate>,
-    subs: Option<String>,
+    pub(super) subs: Option<String>,
     /// A child existed, so there is a stopwatch row.
     spawned: bool,
 }
@@ -327,6 +250,7 @@ impl Attempt {
             next: Next::Terminal { status: JobStatus::Failed },
             status: JobStatus::Failed,
             error: None,
+            reason: None,
             result: None,
             stderr: None,
             state: None,
@@ -345,101 +269,8 @@ fn text_of(bytes: &[u8]) -> Option<String> {
     if bytes.is_empty() { None } else { Some(String::from_utf8_lossy(bytes).into_owned()) }
 }
 
-fn stopwatch(entry: &Run, attempt: &Attempt, completed_at: Timestamp) -> StopwatchRow {
-    StopwatchRow {
-        plugin: entry.job.plugin.to_string(),
-        pipeline: None,
-        step_id: None,
-        pipeline_instance_id: None,
-        enter_wall_ns: entry.started_at.unix_nanos(),
-        exit_wall_ns: completed_at.unix_nanos(),
-        dur_ns: i64::try_from(entry.started.elapsed().as_nanos()).unwrap_or(i64::MAX),
-        runtime_pre_ns: 0,
-        runtime_post_ns: 0,
-        status: match attempt.status {
-            JobStatus::Succeeded => SpawnStatus::Ok,
-            JobStatus::TimedOut => SpawnStatus::Timeout,
-            _ => SpawnStatus::Err,
-        },
-        subs_json: attempt.subs.clone().unwrap_or_else(|| "[]".to_owned()),
-    }
-}
-
-/// Keeps the first `max` sub-spans (`spec/plugins.md` 11).
-fn cap_subs(job: &Queued, subs: &str, max: usize) -> String {
-    let list: Vec<&serde_json::value::RawValue> = serde_json::from_str(subs).unwrap_or_default();
-    if list.len() <= max {
-        return subs.to_owned();
-    }
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let fields = [
-        ("job_id", job.job_id.as_str().into()),
-        ("received", lines::Value::Number(count(list.len()))),
-        ("cap", lines::Value::Number(count(max))),
-        ("dropped", lines::Value::Number(count(list.len() - max))),
-    ];
-    log(Level::Warn, "stopwatch sub-spans dropped", &fields);
-    serde_json::to_string(&list[..max]).unwrap_or_else(|_| "[]".to_owned())
-}
-
-fn tell_of_output(job: &Queued, ended: &Ended, response: Option<&Response<'_>>) {
-    let ids = [("job_id", job.job_id.as_str().into()), ("plugin", job.plugin.as_str().into())];
-    if ended.stderr_cut {
-        log(Level::Warn, "plugin stderr truncated", &ids);
-    }
-    if ended.leftovers > 0 {
-        log(
-            Level::Warn,
-            "plugin left processes behind; they were killed",
-            &[ids[0], ids[1], ("count", ended.leftovers.into())],
-        );
-    }
-    match ended.exit {
-        Exit::Code(code) if code != 0 => {
-            let fields = [ids[0], ids[1], ("exit_code", i64::from(code).into())];
-            log(Level::Warn, "plugin exited with non-zero status", &fields);
-        }
-        Exit::Signal(signal) if !ended.timed_out => {
-            let fields = [ids[0], ids[1], ("signal", i64::from(signal).into())];
-            log(Level::Warn, "plugin exited with non-zero status", &fields);
-        }
-        _ => {}
-    }
-    let Some(response) = response else { return };
-    for name in &response.dropped {
-        log(
-            Level::Warn,
-            "wrongly typed member left out of the response",
-            &[ids[0], ids[1], ("member", (*name).into())],
-        );
-    }
-    if !response.events.is_empty() {
-        let events = i64::try_from(response.events.len()).unwrap_or(i64::MAX);
-        log(Level::Info, "events dropped: no router", &[ids[0], ids[1], ("count", events.into())]);
-    }
-    if enabled(Level::Info) {
-        for entry in &response.logs {
-            let said = [("plugin_level", (&*entry.level).into()), ("message", (&*entry.message).into())];
-            log(Level::Info, "plugin log", &[ids[0], ids[1], said[0], said[1]]);
-        }
-    }
-}
-
-fn log_end(entry: &Run, status: JobStatus, error: Option<&str>) {
-    let duration = i64::try_from(entry.started.elapsed().as_millis()).unwrap_or(i64::MAX);
-    let mut fields = vec![
-        ("job_id", entry.job.job_id.as_str().into()),
-        ("plugin", entry.job.plugin.as_str().into()),
-        ("status", status.as_str().into()),
-        ("attempt", entry.job.attempt.into()),
-        ("duration_ms", duration.into()),
-    ];
-    fields.extend(error.map(|error| ("error", error.into())));
-    log(Level::Info, "job completed", &fields);
-}
-
 /// For the jitter of a retry.
-fn random_fraction() -> f64 {
+pub(super) fn random_fraction() -> f64 {
     let mut bytes = [0; 4];
     // Without randomness the jitter is 0: a retry that comes on the dot is still a retry.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());

@@ -4,11 +4,22 @@
 //! secret at all.
 
 mod admit;
+mod backlog;
+mod breakers;
 mod claim;
 mod finish;
+mod jobs;
+mod operate;
+mod publish;
+mod report;
+mod schedule;
 mod scrub;
+mod upkeep;
+mod wall_clock;
+mod written;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,19 +30,27 @@ use shared::wire::gateway::{FrontConfig, Health, Job, Reply, Request};
 use shared::wire::refusal::RefusalKind;
 use tokio::sync::mpsc;
 
+use crate::config::Retention;
+use crate::hub::Hub;
 use crate::ipc::{Answer, Role};
 use crate::logging::{self, log, now};
 use crate::plugin::catalog::Catalog;
 use crate::plugin::supervise::{Command, RunEvent, Supervisor};
-use crate::queue::ready::{Queued, Ready};
+use crate::queue::ready::Ready;
+use crate::schedule::entry::Entry;
 use crate::store::StoreError;
-use crate::store::read::{JobRow, Position, QueuedJob, Reader};
+use crate::store::read::{JobRow, Reader};
+use crate::store::recover::Recovered;
 use crate::store::write::{Outcome, Write};
 use crate::store::writer::Writer;
 use crate::vault::{Call, VaultEvent};
 use admit::Waiter;
+use backlog::Backlog;
 use claim::Run;
-use finish::Pending;
+use schedule::Schedules;
+use upkeep::Upkeep;
+use wall_clock::{Step, WallClock};
+use written::Pending;
 
 /// A claim waits this long for its completion to ride with (design, decision 32).
 const CLAIM_WINDOW: Duration = Duration::from_millis(4);
@@ -44,9 +63,6 @@ const STOP_KILL: Millis = Millis::from_secs(5);
 /// After the order to end the runs a stop ends this much later, whatever is still open: the next
 /// start finds it in the database.
 const STOP_LAST: Duration = Duration::from_secs(8);
-/// Queued jobs beyond these stay in the database until there is room.
-const READY_JOBS_MAX: usize = 8192;
-const READY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Everything that the loop reacts to.
 #[derive(Debug)]
@@ -71,6 +87,8 @@ pub struct Parts {
     pub catalog: Catalog,
     pub front: FrontConfig,
     pub max_workers: usize,
+    /// `service.name`: whose jobs the scheduler's are.
+    pub service_name: String,
     pub snapshot: Option<String>,
     pub reader: Reader,
     pub writer: Writer,
@@ -79,6 +97,36 @@ pub struct Parts {
     /// Registered principals.
     pub principals: Vec<String>,
     pub started_at: Timestamp,
+    pub retention: Retention,
+    /// Of the enabled plugins, by name, in their order.
+    pub entries: Vec<Entry>,
+    /// What a crash had left running.
+    pub recovered: Vec<Recovered>,
+}
+
+/// Why there is no dispatcher.
+#[derive(Debug)]
+pub enum DispatchError {
+    Store(StoreError),
+    Timer(std::io::Error),
+}
+
+impl fmt::Display for DispatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Store(_) => "take over the queue",
+            Self::Timer(_) => "make a timer",
+        })
+    }
+}
+
+impl std::error::Error for DispatchError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Timer(error) => Some(error),
+        }
+    }
 }
 
 /// How the loop ended.
@@ -95,6 +143,7 @@ pub struct Dispatcher {
     catalog: Arc<Catalog>,
     front: FrontConfig,
     max_workers: usize,
+    service_name: String,
     snapshot: Option<String>,
     reader: Reader,
     writer: Writer,
@@ -106,14 +155,12 @@ pub struct Dispatcher {
     started_at: Timestamp,
     started: Instant,
 
+    hub: Hub,
+    schedules: Schedules,
+    clock: WallClock,
+    upkeep: Upkeep,
     ready: Ready,
-    /// Jobs with a retry in the future, by its time.
-    delayed: BTreeMap<(Timestamp, u64), Queued>,
-    /// Every job in `ready`, `delayed`, `runs` or `pending`; what is not here is in the database
-    /// alone.
-    known: HashSet<JobId>,
-    /// Where to go on reading, while the database holds queued jobs that memory does not.
-    backlog: Option<Option<Position>>,
+    backlog: Backlog,
     /// Jobs queued or running.
     depth: u64,
     numbers: u64,
@@ -131,7 +178,7 @@ pub struct Dispatcher {
     waiters: HashMap<JobId, Vec<Waiter>>,
     waiting: usize,
     /// The writer can not write: nothing new is claimed, and what is unwritten is tried again then.
-    writer_failing: Option<finish::Failing>,
+    writer_failing: Option<written::Failing>,
     stopping: Option<Stop>,
     failed: Option<String>,
 }
@@ -158,13 +205,16 @@ impl Dispatcher {
     /// Takes over what is queued.
     ///
     /// # Errors
-    /// The database can not be read.
-    pub fn new(parts: Parts) -> Result<Self, StoreError> {
-        let depth = parts.reader.depth()?;
+    /// The database can not be read, or the kernel gives no timer.
+    pub fn new(parts: Parts) -> Result<Self, DispatchError> {
+        let depth = parts.reader.depth().map_err(DispatchError::Store)?;
+        let schedules = Schedules::read(parts.entries, &parts.service_name, &parts.reader);
+        let schedules = schedules.map_err(DispatchError::Store)?;
         let mut dispatcher = Self {
             catalog: Arc::new(parts.catalog),
             front: parts.front,
             max_workers: parts.max_workers,
+            service_name: parts.service_name,
             snapshot: parts.snapshot,
             reader: parts.reader,
             writer: parts.writer,
@@ -175,10 +225,12 @@ impl Dispatcher {
             vault_is_up: true,
             started_at: parts.started_at,
             started: Instant::now(),
+            schedules,
+            hub: Hub::new(parts.started_at),
+            clock: WallClock::new().map_err(DispatchError::Timer)?,
+            upkeep: Upkeep::new(&parts.retention),
             ready: Ready::default(),
-            delayed: BTreeMap::new(),
-            known: HashSet::new(),
-            backlog: Some(None),
+            backlog: Backlog::default(),
             depth,
             numbers: 0,
             states: HashMap::new(),
@@ -193,7 +245,11 @@ impl Dispatcher {
             stopping: None,
             failed: None,
         };
-        dispatcher.read_backlog()?;
+        for recovered in &parts.recovered {
+            dispatcher.publish_recovered(recovered);
+        }
+        dispatcher.read_ran(now());
+        dispatcher.find_lanes().map_err(DispatchError::Store)?;
         Ok(dispatcher)
     }
 
@@ -204,18 +260,22 @@ impl Dispatcher {
         let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
         let mut fed = Instant::now();
         loop {
-            let wake = self.next_wake(Instant::now()).into_iter().chain(watchdog.map(|period| fed + period)).min();
+            let wake = self.next_wake().into_iter().chain(watchdog.map(|period| fed + period)).min();
             tokio::select! {
                 count = events.recv_many(&mut batch, 256) => if count == 0 {
                     return (Ending::Failed("every source of events is gone".to_owned()), self.writer);
                 },
                 () = sleep_until(wake) => {}
+                () = self.clock.wait() => self.clock.fired(),
             }
             for event in batch.drain(..) {
                 self.handle(event);
             }
-            self.tick(Instant::now());
+            self.tick(Instant::now(), now());
             self.fill();
+            let wakes = [self.backlog.next_due(now()), self.schedules.next_wake()];
+            self.clock.arm(wakes.into_iter().flatten().min());
+            self.hub.tend(Instant::now());
             logging::flush();
             if watchdog.is_some_and(|period| fed.elapsed() >= period) {
                 fed = Instant::now();
@@ -257,7 +317,7 @@ impl Dispatcher {
             Request::Health => answer.send(Reply::Health(Health {
                 queue_depth: self.depth,
                 plugins_loaded: self.catalog.shown().len() as u64,
-                plugins_circuit_open: 0,
+                plugins_circuit_open: self.schedules.open_breakers(),
                 started_at: self.started_at,
             })),
             Request::Trigger { plugin, command, payload, may_write, wait } => {
@@ -269,6 +329,16 @@ impl Dispatcher {
                 self.ask_vault(shared::wire::vault::Request::TokenExposed, Vec::new());
                 answer.send(Reply::Done);
             }
+            Request::RetryJob { job_id, payload, may_write, may_read } => {
+                self.retry_job(&jobs::Retry { job_id, payload, may_write, may_read }, answer);
+            }
+            Request::CancelJob { job_id } => self.cancel_job(&job_id, answer),
+            Request::Events { after, wait } => self.hub.watch(after, Instant::now() + wait.as_duration(), answer),
+            Request::Schedules { count } => self.show_schedules(count, answer),
+            Request::Rearm { plugin, schedule_id } => self.rearm(&plugin, &schedule_id, answer),
+            Request::ResetBreaker { plugin, command } => self.reset_breaker(plugin, command, answer),
+            Request::Breaker { plugin, command, limit } => self.show_breaker(&plugin, &command, limit, answer),
+            Request::ActivePolls => self.show_polls(answer),
         }
     }
 
@@ -290,9 +360,11 @@ impl Dispatcher {
     }
 
     /// What time alone brings: claims to write, retries that are due, waits that are over.
-    fn tick(&mut self, at: Instant) {
+    fn tick(&mut self, at: Instant, time: Timestamp) {
+        if let Some(step) = self.clock.stepped(at, time) {
+            self.clock_stepped(step, time);
+        }
         self.write_old_claims(at);
-        self.wake_delayed(now());
         self.end_waits(at);
         self.end_scrubs(at);
         self.write_again(at);
@@ -303,81 +375,34 @@ impl Dispatcher {
             stop.killed = Some(at);
             self.end_all(STOP_KILL);
         }
-        let has_room = self.ready.len() < READY_JOBS_MAX / 4 && self.ready.weight() < READY_BYTES_MAX / 4;
-        if self.backlog.is_some()
-            && has_room
-            && let Err(error) = self.read_backlog()
-        {
+        self.prune(at);
+        self.look_at_schedules(time);
+        if let Err(error) = self.take_in(time) {
             log(Level::Error, "queue read failed", &[("error", (&shared::log::chain(&error)).into())]);
         }
     }
 
     /// The next moment at which `tick` has something to do.
-    fn next_wake(&self, at: Instant) -> Option<Instant> {
+    fn next_wake(&self) -> Option<Instant> {
         let claim = self.unwritten_claims.front().filter(|_| self.writer_failing.is_none());
         let claim = claim.map(|(claimed, _)| *claimed + CLAIM_WINDOW);
-        let retry = self.delayed.keys().next().map(|(due, _)| at + due.millis_since(now()).as_duration());
         let wait = self.waiters.values().flatten().map(|waiter| waiter.until).min();
         let scrub = self.scrubs.values().map(|open| open.until).min();
         let stop = self.stopping.as_ref().map(Stop::next);
         let again = self.writer_failing.as_ref().map(|failing| failing.until);
-        [claim, retry, wait, scrub, stop, again].into_iter().flatten().min()
+        let rests = self.stopping.is_some() || self.writer_failing.is_some();
+        let others = [self.hub.next_wake(), self.upkeep.next_wake().filter(|_| !rests)];
+        [claim, wait, scrub, stop, again].into_iter().chain(others).flatten().min()
     }
 
-    /// Moves retries whose time has come to the ready jobs, at the place of their creation.
-    fn wake_delayed(&mut self, at: Timestamp) {
-        while let Some(entry) = self.delayed.first_entry() {
-            if entry.key().0 > at {
-                return;
-            }
-            let job = entry.remove();
-            self.make_ready(job);
+    /// Somebody set the clock, or the machine slept.
+    fn clock_stepped(&mut self, step: Step, time: Timestamp) {
+        let seconds = step.0 / 1_000_000_000;
+        log(Level::Warn, "the clock was set", &[("by_seconds", seconds.into())]);
+        if step.0 < 0 {
+            self.reanchor_retries(time);
         }
-    }
-
-    fn make_ready(&mut self, job: Queued) {
-        let cap = self.catalog.usable(&job.plugin).map_or(1, |plugin| plugin.cap);
-        self.ready.push(job, cap);
-    }
-
-    /// Reads the next page of queued jobs that memory does not hold.
-    fn read_backlog(&mut self) -> Result<(), StoreError> {
-        const PAGE: u32 = 1024;
-        while let Some(after) = self.backlog.clone() {
-            if self.ready.len() >= READY_JOBS_MAX || self.ready.weight() >= READY_BYTES_MAX {
-                return Ok(());
-            }
-            let page = self.reader.queued_page(after.as_ref(), PAGE)?;
-            self.backlog = page.next.map(Some);
-            if page.unreadable > 0 {
-                let count = i64::try_from(page.unreadable).unwrap_or(i64::MAX);
-                log(Level::Error, "queued rows are no jobs of ours and stay queued", &[("count", count.into())]);
-            }
-            for row in page.jobs {
-                self.take_over(row);
-            }
-        }
-        Ok(())
-    }
-
-    /// A queued row that memory may hold already.
-    fn take_over(&mut self, row: QueuedJob) {
-        let due = row.next_retry_at;
-        match Queued::try_from(row) {
-            Ok(job) if !self.known.insert(job.job_id.clone()) => {}
-            Ok(job) => match due {
-                Some(due) if due > now() => self.delay(job, due),
-                _ => self.make_ready(job),
-            },
-            Err(text) => {
-                log(Level::Error, "queued row is no job of ours and stays queued", &[("reason", (&text).into())])
-            }
-        }
-    }
-
-    fn delay(&mut self, job: Queued, due: Timestamp) {
-        self.numbers += 1;
-        self.delayed.insert((due, self.numbers), job);
+        self.schedules_stepped(time, step.0 > 0);
     }
 
     /// A number for a run, a ticket or a call; never reused.

@@ -14,6 +14,14 @@ pub fn permitted(role: Role, request: &Request) -> bool {
         Request::Trigger { .. } => matches!(role, Front | Admin),
         Request::GetJob { .. } => matches!(role, Front | Admin),
         Request::TokenExposed => matches!(role, Front),
+        Request::RetryJob { .. } => matches!(role, Front | Admin),
+        Request::CancelJob { .. } => matches!(role, Front | Admin),
+        Request::Schedules { .. } => matches!(role, Front | Admin),
+        Request::Rearm { .. } => matches!(role, Admin),
+        Request::ResetBreaker { .. } => matches!(role, Admin),
+        Request::Breaker { .. } => matches!(role, Admin),
+        Request::ActivePolls => matches!(role, Admin),
+        Request::Events { .. } => matches!(role, Front | Admin),
     }
 }
 
@@ -25,5 +33,13 @@ pub fn name(request: &Request) -> &'static str {
         Request::Trigger { .. } => "Trigger",
         Request::GetJob { .. } => "GetJob",
         Request::TokenExposed => "TokenExposed",
+        Request::RetryJob { .. } => "RetryJob",
+        Request::CancelJob { .. } => "CancelJob",
+        Request::Schedules { .. } => "Schedules",
+        Request::Rearm { .. } => "Rearm",
+        Request::ResetBreaker { .. } => "ResetBreaker",
+        Request::Breaker { .. } => "Breaker",
+        Request::ActivePolls => "ActivePolls",
+        Request::Events { .. } => "Events",
     }
 }

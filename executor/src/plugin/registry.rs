@@ -14,6 +14,7 @@ use shared::log::Level;
 
 use super::manifest::Manifest;
 use crate::config::Config;
+use crate::schedule::entry::Entry as Schedule;
 use crate::yaml::quoted;
 
 pub use discover::{DiscoveryError, discover};
@@ -180,10 +181,21 @@ impl Registry {
         for (name, plugin) in config.plugins.iter().filter(|(_, plugin)| plugin.enabled) {
             match self.get(name) {
                 None => problems.push(format!("plugin {} is configured but not discoverable", quoted(name.as_str()))),
-                Some(entry) => problems.extend(entry.missing_keys(&plugin.config_keys).map(|key| {
-                    let base = quoted(entry.manifest.name.as_str());
-                    format!("plugin {base} requires config key {}", quoted(key))
-                })),
+                Some(entry) => {
+                    let unsupported =
+                        |schedule: &&Schedule| entry.manifest.command(schedule.command.as_str()).is_none();
+                    problems.extend(plugin.schedules.iter().filter(unsupported).map(|schedule| {
+                        let (name, command) = (quoted(name.as_str()), quoted(schedule.command.as_str()));
+                        format!(
+                            "plugin {name} schedule {} references unsupported command {command}",
+                            quoted(&schedule.id)
+                        )
+                    }));
+                    problems.extend(entry.missing_keys(&plugin.config_keys).map(|key| {
+                        let base = quoted(entry.manifest.name.as_str());
+                        format!("plugin {base} requires config key {}", quoted(key))
+                    }))
+                }
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(UnusableError { problems }) }

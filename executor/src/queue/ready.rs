@@ -1,7 +1,7 @@
 //! The jobs that wait for a worker, in memory: one lane per plugin, the oldest job of any lane
 //! that has room first. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use shared::id::{CommandName, JobId, PluginName};
 use shared::time::Timestamp;
@@ -18,7 +18,10 @@ pub struct Queued {
     pub attempt: u32,
     pub max_attempts: u32,
     pub submitted_by: String,
+    pub dedupe_key: Option<String>,
     pub created_at: Timestamp,
+    pub parent_job_id: Option<String>,
+    pub event_context_id: Option<String>,
 }
 
 impl TryFrom<QueuedJob> for Queued {
@@ -35,15 +38,27 @@ impl TryFrom<QueuedJob> for Queued {
             attempt: row.attempt,
             max_attempts: row.max_attempts,
             submitted_by: row.submitted_by,
+            dedupe_key: row.dedupe_key,
+            parent_job_id: row.parent_job_id,
+            event_context_id: row.event_context_id,
             job_id: row.job_id,
         })
     }
 }
 
+/// Jobs that share it do not run at the same time: the key, within a plugin and command
+/// (`spec/queue-and-scheduler.md` 4.2).
+pub type SameKey = (CommandName, String);
+
 impl Queued {
     /// What it weighs in memory, roughly, in bytes.
     fn weight(&self) -> usize {
         256 + self.payload.as_ref().map_or(0, String::len)
+    }
+
+    fn same_key(&self) -> Option<SameKey> {
+        let key = self.dedupe_key.as_ref().filter(|key| !key.trim().is_empty())?;
+        Some((self.command.clone(), key.clone()))
     }
 }
 
@@ -56,20 +71,75 @@ pub struct Ready {
     lanes: HashMap<PluginName, Lane>,
     /// The first job of each lane that has a job and room.
     heads: BTreeSet<(Place, PluginName)>,
+    places: HashMap<JobId, (PluginName, Place)>,
     arrivals: u64,
-    count: usize,
-    weight: usize,
 }
 
+#[derive(Default)]
 struct Lane {
     jobs: BTreeMap<Place, Queued>,
     running: usize,
     cap: usize,
+    weight: usize,
+    /// Keys of what runs.
+    running_keys: HashSet<SameKey>,
+    /// The jobs of each key.
+    keyed: HashMap<SameKey, BTreeSet<Place>>,
+    /// Those whose key does not run.
+    open: BTreeSet<Place>,
 }
 
 impl Lane {
     fn head(&self) -> Option<Place> {
-        if self.running < self.cap { self.jobs.keys().next().copied() } else { None }
+        if self.running < self.cap { self.open.first().copied() } else { None }
+    }
+
+    fn insert(&mut self, place: Place, job: Queued) {
+        self.weight += job.weight();
+        let key = job.same_key();
+        if key.as_ref().is_none_or(|key| !self.running_keys.contains(key)) {
+            self.open.insert(place);
+        }
+        if let Some(key) = key {
+            self.keyed.entry(key).or_default().insert(place);
+        }
+        self.jobs.insert(place, job);
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Queued> {
+        let job = self.jobs.remove(&place)?;
+        self.weight -= job.weight();
+        self.open.remove(&place);
+        if let Some(key) = job.same_key()
+            && let Some(places) = self.keyed.get_mut(&key)
+        {
+            places.remove(&place);
+            if places.is_empty() {
+                self.keyed.remove(&key);
+            }
+        }
+        Some(job)
+    }
+
+    /// A run begins: whatever shares its key waits.
+    fn begin(&mut self, job: &Queued) {
+        self.running += 1;
+        let Some(key) = job.same_key() else { return };
+        for place in self.keyed.get(&key).into_iter().flatten() {
+            self.open.remove(place);
+        }
+        self.running_keys.insert(key);
+    }
+
+    fn end(&mut self, job: &Queued) {
+        self.running = self.running.saturating_sub(1);
+        let Some(key) = job.same_key() else { return };
+        self.running_keys.remove(&key);
+        self.open.extend(self.keyed.get(&key).into_iter().flatten());
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running == 0 && self.jobs.is_empty()
     }
 }
 
@@ -77,55 +147,66 @@ impl Ready {
     /// Adds a job; `cap` is its plugin's, taken anew with each job.
     pub fn push(&mut self, job: Queued, cap: usize) {
         self.arrivals += 1;
-        self.count += 1;
-        self.weight += job.weight();
         let (plugin, place) = (job.plugin.clone(), (job.created_at, self.arrivals));
+        self.places.insert(job.job_id.clone(), (plugin.clone(), place));
         self.change(&plugin, |lane| {
             lane.cap = cap;
-            lane.jobs.insert(place, job);
+            lane.insert(place, job);
         });
     }
 
     /// Takes the oldest job that may run now and counts it as running.
     pub fn take(&mut self) -> Option<Queued> {
-        let plugin = self.heads.first()?.1.clone();
+        let (place, plugin) = self.heads.first()?.clone();
         let mut taken = None;
         self.change(&plugin, |lane| {
-            taken = lane.jobs.pop_first().map(|(_, job)| job);
-            lane.running += usize::from(taken.is_some());
+            taken = lane.remove(place);
+            if let Some(job) = &taken {
+                lane.begin(job);
+            }
         });
         if let Some(job) = &taken {
-            self.count -= 1;
-            self.weight -= job.weight();
+            self.places.remove(&job.job_id);
         }
         taken
     }
 
-    /// A run of this plugin has ended.
-    pub fn release(&mut self, plugin: &PluginName) {
-        self.change(plugin, |lane| lane.running = lane.running.saturating_sub(1));
-        if self.lanes.get(plugin).is_some_and(|lane| lane.running == 0 && lane.jobs.is_empty()) {
+    /// Takes a job out that is not to run any more.
+    pub fn remove(&mut self, job_id: &JobId) -> Option<Queued> {
+        let (plugin, place) = self.places.remove(job_id)?;
+        let mut removed = None;
+        self.change(&plugin, |lane| removed = lane.remove(place));
+        self.forget_idle(&plugin);
+        removed
+    }
+
+    /// The run of this job has ended.
+    pub fn release(&mut self, job: &Queued) {
+        self.change(&job.plugin, |lane| lane.end(job));
+        self.forget_idle(&job.plugin);
+    }
+
+    /// How many jobs of a plugin wait here, and their bytes, roughly.
+    pub fn load(&self, plugin: &PluginName) -> (usize, usize) {
+        self.lanes.get(plugin).map_or((0, 0), |lane| (lane.jobs.len(), lane.weight))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    fn forget_idle(&mut self, plugin: &PluginName) {
+        if self.lanes.get(plugin).is_some_and(Lane::is_idle) {
             self.lanes.remove(plugin);
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Bytes held, roughly.
-    pub fn weight(&self) -> usize {
-        self.weight
-    }
-
     /// Changes one lane and keeps `heads` in step with it.
     fn change(&mut self, plugin: &PluginName, change: impl FnOnce(&mut Lane)) {
-        let lane =
-            self.lanes.entry(plugin.clone()).or_insert_with(|| Lane { jobs: BTreeMap::new(), running: 0, cap: 1 });
+        let lane = match self.lanes.get_mut(plugin) {
+            Some(lane) => lane,
+            None => self.lanes.entry(plugin.clone()).or_insert_with(|| Lane { cap: 1, ..Lane::default() }),
+        };
         let before = lane.head();
         change(lane);
         let after = lane.head();
@@ -153,7 +234,10 @@ mod tests {
             attempt: 1,
             max_attempts: 4,
             submitted_by: "api".to_owned(),
+            dedupe_key: None,
             created_at: Timestamp::from_unix_nanos(at),
+            parent_job_id: None,
+            event_context_id: None,
         }
     }
 
@@ -169,7 +253,7 @@ mod tests {
         }
         let order: Vec<_> = std::iter::from_fn(|| taken(&mut ready)).collect();
         assert_eq!(order, ["a", "b", "c", "d"]);
-        assert!(ready.is_empty() && ready.weight() == 0);
+        assert!(ready.is_empty());
     }
 
     #[test]
@@ -181,7 +265,7 @@ mod tests {
         assert_eq!(taken(&mut ready).as_deref(), Some("a"));
         assert_eq!(taken(&mut ready).as_deref(), Some("c"));
         assert_eq!(taken(&mut ready), None);
-        ready.release(&PluginName::parse("serial").expect("valid"));
+        ready.release(&job("a", "serial", 1));
         assert_eq!(taken(&mut ready).as_deref(), Some("b"));
     }
 
@@ -191,5 +275,50 @@ mod tests {
         ready.push(job("new", "x", 9), 2);
         ready.push(job("old", "x", 1), 2);
         assert_eq!(taken(&mut ready).as_deref(), Some("old"));
+    }
+
+    fn keyed(id: &str, key: &str, at: i64) -> Queued {
+        Queued { dedupe_key: Some(key.to_owned()), ..job(id, "x", at) }
+    }
+
+    #[test]
+    fn jobs_of_one_key_run_one_after_the_other() {
+        let mut ready = Ready::default();
+        for (id, key, at) in [("a", "k", 1), ("b", "k", 2), ("c", "other", 3), ("d", " ", 4), ("e", " ", 5)] {
+            ready.push(keyed(id, key, at), 8);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| taken(&mut ready)).collect();
+        assert_eq!(order, ["a", "c", "d", "e"]);
+        ready.push(keyed("f", "k", 0), 8);
+        assert_eq!(taken(&mut ready), None);
+        ready.release(&keyed("a", "k", 1));
+        assert_eq!(taken(&mut ready).as_deref(), Some("f"));
+        assert_eq!(taken(&mut ready), None);
+        ready.release(&keyed("f", "k", 0));
+        assert_eq!(taken(&mut ready).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn another_command_may_share_the_key() {
+        let mut ready = Ready::default();
+        ready.push(keyed("a", "k", 1), 8);
+        let command = CommandName::parse("health").expect("valid");
+        ready.push(Queued { command, ..keyed("b", "k", 2) }, 8);
+        let order: Vec<_> = std::iter::from_fn(|| taken(&mut ready)).collect();
+        assert_eq!(order, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_job_that_is_taken_out_does_not_run() {
+        let mut ready = Ready::default();
+        for (id, at) in [("a", 1), ("b", 2), ("c", 3)] {
+            ready.push(keyed(id, "k", at), 8);
+        }
+        let removed = |ready: &mut Ready, id: &str| ready.remove(&JobId::parse(id).expect("valid")).is_some();
+        assert!(removed(&mut ready, "a") && !removed(&mut ready, "a"));
+        assert_eq!(taken(&mut ready).as_deref(), Some("b"));
+        assert!(!removed(&mut ready, "b") && removed(&mut ready, "c"));
+        ready.release(&keyed("b", "k", 2));
+        assert!(ready.is_empty() && ready.lanes.is_empty() && ready.heads.is_empty());
     }
 }

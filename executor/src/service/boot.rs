@@ -32,6 +32,7 @@ pub(super) struct Ready {
     pub(super) writer_connection: store::WriteConnection,
     pub(super) store: store::Store,
     pub(super) snapshot: Option<String>,
+    pub(super) recovered: Vec<Recovered>,
 }
 
 pub(super) fn boot(arguments: &Arguments, line: Option<&OwnedFd>) -> Result<Ready, StartError> {
@@ -68,9 +69,10 @@ pub(super) fn boot(arguments: &Arguments, line: Option<&OwnedFd>) -> Result<Read
     let (store, mut writer_connection) =
         store::open(&config.state_path, &config.path).map_err(|error| refuse(chain(&error)))?;
     log(Level::Info, "database opened", &[("path", (&config.state_path.display().to_string()).into())]);
-    recover(&mut writer_connection, config).map_err(|error| refuse(chain(&error)))?;
+    let recovered = recover(&mut writer_connection, config).map_err(|error| refuse(chain(&error)))?;
     let snapshot = record_snapshot(&writer_connection, &loaded).map_err(|error| refuse(chain(&error)))?;
-    Ok(Ready { loaded, registry, sockets, spawner, mode, lock, writer_connection, store, snapshot: Some(snapshot) })
+    let snapshot = Some(snapshot);
+    Ok(Ready { loaded, registry, sockets, spawner, mode, lock, writer_connection, store, snapshot, recovered })
 }
 
 /// Takes the PID lock for life; the kernel frees it at death.
@@ -135,14 +137,15 @@ fn discover(config: &Config) -> Result<Registry, StartError> {
 }
 
 /// Crash recovery, before anything is scheduled (`spec/queue-and-scheduler.md` 6).
-fn recover(connection: &mut store::WriteConnection, config: &Config) -> Result<(), StoreError> {
+fn recover(connection: &mut store::WriteConnection, config: &Config) -> Result<Vec<Recovered>, StoreError> {
     let delay = |plugin: &str, attempt: u32| {
         let conf = config.plugins.iter().find(|(name, _)| name.as_str() == plugin);
         let base = conf.map_or(retry::DEFAULT_BACKOFF_BASE, |(_, conf)| conf.retry.backoff_base);
         retry::delay(attempt, base, 0.0)
     };
-    for Recovered { job_id, plugin, attempt, end, .. } in store::recover::recover(connection, now(), delay)? {
-        let ids = [("job_id", job_id.as_str().into()), ("plugin", (&plugin).into()), ("attempt", attempt.into())];
+    let recovered = store::recover::recover(connection, now(), delay)?;
+    for Recovered { job_id, plugin, attempt, end, .. } in &recovered {
+        let ids = [("job_id", job_id.as_str().into()), ("plugin", plugin.into()), ("attempt", (*attempt).into())];
         let [job, plugin, attempt] = ids;
         match end {
             RecoveredEnd::Queued { next_retry_at, .. } => {
@@ -151,18 +154,18 @@ fn recover(connection: &mut store::WriteConnection, config: &Config) -> Result<(
                 log(Level::Warn, "job was running when the executor ended; it is queued again", &fields);
             }
             RecoveredEnd::Dead { last_error } => {
-                log(Level::Error, "job is dead", &[job, plugin, attempt, ("error", (&last_error).into())]);
+                log(Level::Error, "job is dead", &[job, plugin, attempt, ("error", last_error.into())]);
             }
             RecoveredEnd::Failed(error) => {
                 log(
                     Level::Error,
                     "job could not be recovered",
-                    &[job, plugin, attempt, ("error", (&chain(&error)).into())],
+                    &[job, plugin, attempt, ("error", (&chain(error)).into())],
                 );
             }
         }
     }
-    Ok(())
+    Ok(recovered)
 }
 
 fn record_snapshot(connection: &store::WriteConnection, loaded: &Loaded) -> Result<String, StoreError> {

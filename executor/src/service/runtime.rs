@@ -116,7 +116,7 @@ impl Ready {
         tasks: &mut JoinSet<()>,
         doors: &mut Doors,
     ) -> Result<Parts, StartError> {
-        let Self { loaded, registry, sockets, spawner, mode, writer_connection, store, snapshot, .. } = self;
+        let Self { loaded, registry, sockets, spawner, mode, writer_connection, store, snapshot, recovered, .. } = self;
         let config = &loaded.config;
         let catalog = Catalog::new(config, &registry, &loaded.environment, mode == Mode::Enforcing);
         let token_refs = config.api.tokens.iter().filter_map(|token| match &token.source {
@@ -161,6 +161,7 @@ impl Ready {
             catalog,
             front,
             max_workers: if posture == Posture::ManagementOnly { 0 } else { config.service.max_workers },
+            service_name: config.service.name.clone(),
             snapshot,
             reader: store.reader().map_err(|error| refuse(chain(&error)))?,
             writer: writer.map_err(refuse)?,
@@ -168,6 +169,9 @@ impl Ready {
             vault: calls,
             principals: introduction.principals,
             started_at: now(),
+            retention: config.service.retention,
+            recovered,
+            entries: config.plugins.values().flat_map(|plugin| plugin.schedules.iter().cloned()).collect(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! `job_queue`, coming in: new jobs and the two look-ups for duplicates.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -101,7 +102,13 @@ fn first_id(mut statement: CachedStatement<'_>, parameters: impl rusqlite::Param
 }
 
 fn first_transition<'a>(job: &'a NewJob, at: &Rc<str>) -> Transition<'a> {
-    Transition { job_id: job.id.as_str(), from: None, to: JobStatus::Queued, reason: None, at: Rc::clone(at) }
+    Transition {
+        job_id: Cow::Borrowed(job.id.as_str()),
+        from: None,
+        to: JobStatus::Queued,
+        reason: None,
+        at: Rc::clone(at),
+    }
 }
 
 fn bind(job: &NewJob, at: &str, binder: &mut Binder<'_, '_>) -> rusqlite::Result<()> {

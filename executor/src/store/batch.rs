@@ -10,9 +10,9 @@ use super::completion::{Context, claim, complete};
 use super::error::{StoreError, StoreErrorKind};
 use super::ledger::Ledger;
 use super::open::WriteConnection;
-use super::snapshot;
 use super::time_text::TimeTexts;
-use super::write::{Applied, Completion, Next, Write};
+use super::write::{Applied, Completion, NewJob, Next, Write};
+use super::{backlog, breaker, cancel, retention, schedule, snapshot};
 use crate::queue::job::{check_admission, check_completion};
 
 /// Stores the batch and answers for each operation. When the database is at fault, nothing is
@@ -115,7 +115,11 @@ struct Overtaken<'a> {
 impl<'a> Overtaken<'a> {
     fn of(writes: &'a [Write]) -> Self {
         let mut claims = HashMap::new();
-        if writes.iter().any(|write| matches!(write, Write::Claim(_))) {
+        // A job's claim comes before its cancel, so where something may be cancelled nothing is held.
+        let may_cancel = |write: &Write| {
+            matches!(write, Write::Cancel(_)) || matches!(write, Write::Schedule(s) if s.cancel.is_some())
+        };
+        if writes.iter().any(|write| matches!(write, Write::Claim(_))) && !writes.iter().any(may_cancel) {
             let riding = writes.iter().filter_map(|write| match write {
                 Write::Complete(completion) => completion.claim.as_ref(),
                 _ => None,
@@ -154,6 +158,21 @@ fn apply_one<'a>(context: &mut Context<'_, 'a>, write: &'a Write) -> rusqlite::R
         }
         Write::Claim(taken) => claim(context, taken),
         Write::Complete(completion) => complete(context, completion),
+        Write::Cancel(wanted) => cancel::cancel(context, wanted),
+        Write::Printed(wanted) => {
+            cancel::printed(context.connection, wanted)?;
+            Ok(Applied::Saved)
+        }
+        Write::Schedule(wanted) => schedule::store(context, wanted),
+        Write::Breaker(change) => {
+            breaker::store(context.connection, change, &mut context.times)?;
+            Ok(Applied::Saved)
+        }
+        Write::Prune(wanted) => retention::prune(context, wanted),
+        Write::Reanchor(wanted) => {
+            backlog::reanchor(context.connection, wanted)?;
+            Ok(Applied::Saved)
+        }
         Write::Snapshot(taken) => {
             snapshot::store(context.connection, taken)?;
             Ok(Applied::Saved)
@@ -161,7 +180,7 @@ fn apply_one<'a>(context: &mut Context<'_, 'a>, write: &'a Write) -> rusqlite::R
     }
 }
 
-fn admit<'a>(context: &mut Context<'_, 'a>, job: &'a super::write::NewJob) -> rusqlite::Result<Applied> {
+pub(super) fn admit<'a>(context: &mut Context<'_, 'a>, job: &'a NewJob) -> rusqlite::Result<Applied> {
     if job.source_event_id.is_some() {
         let inserted = insert_of_event(context.connection, job, &mut context.times, &mut context.ledger)?;
         return Ok(if inserted { Applied::Admitted } else { Applied::Conflict });
@@ -180,7 +199,10 @@ fn check(write: &Write) -> Result<(), StoreError> {
             check_admission(&job.plugin, &job.command, &job.submitted_by).map_err(|e| refused(e.to_string()))
         }
         Write::Complete(completion) => check_end(completion).map_err(refused),
-        Write::Claim(_) | Write::Snapshot(_) => Ok(()),
+        Write::Schedule(wanted) => wanted.jobs.iter().try_for_each(|(job, _)| {
+            check_admission(&job.plugin, &job.command, &job.submitted_by).map_err(|e| refused(e.to_string()))
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `job_queue`, going through: claims and completions, each a compare-and-set on status and
 //! attempt. What no longer holds is dropped whole (design, decision 32).
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use rusqlite::{Connection, params};
@@ -10,7 +11,7 @@ use super::ledger::{Ledger, Transition};
 use super::log::LogRow;
 use super::time_text::TimeTexts;
 use super::write::{Applied, Claim, Completion, Next};
-use super::{state, stopwatch};
+use super::{breaker, schedule, state, stopwatch};
 
 /// The batch's connection and what it shares.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub(super) fn complete<'a>(context: &mut Context<'_, 'a>, completion: &'a Comple
         return Ok(Applied::Stale);
     }
     context.ledger.transition(Transition {
-        job_id,
+        job_id: Cow::Borrowed(job_id),
         from: Some(JobStatus::Running),
         to: match completion.next {
             Next::Terminal { status } => status,
@@ -95,6 +96,12 @@ pub(super) fn complete<'a>(context: &mut Context<'_, 'a>, completion: &'a Comple
     }
     if let (Some(row), true) = (&completion.stopwatch, context.stopwatch) {
         stopwatch::store(context.connection, row, job_id, completion.attempt, &completed_at)?;
+    }
+    if let Some(change) = &completion.breaker {
+        breaker::store(context.connection, change, &mut context.times)?;
+    }
+    if let Some(entry) = &completion.entry {
+        schedule::succeeded(context.connection, entry, job_id, &completed_at)?;
     }
     Ok(Applied::Completed)
 }

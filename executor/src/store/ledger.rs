@@ -1,6 +1,7 @@
 //! `job_transitions` and `job_attempts`: append-only, read by nothing within a batch, so that the
 //! rows of a whole batch are written together at its end, in order.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -21,7 +22,7 @@ static ATTEMPTS: LazyLock<ManyRows> =
 /// One change of a job's status.
 #[derive(Debug)]
 pub(super) struct Transition<'a> {
-    pub(super) job_id: &'a str,
+    pub(super) job_id: Cow<'a, str>,
     pub(super) from: Option<JobStatus>,
     pub(super) to: JobStatus,
     pub(super) reason: Option<&'a str>,
@@ -54,7 +55,7 @@ impl<'a> Ledger<'a> {
     /// An attempt began: its transition and its row.
     pub(super) fn began(&mut self, job_id: &'a str, attempt: u32, at: &Rc<str>) {
         self.transition(Transition {
-            job_id,
+            job_id: Cow::Borrowed(job_id),
             from: Some(JobStatus::Queued),
             to: JobStatus::Running,
             reason: None,
@@ -65,7 +66,7 @@ impl<'a> Ledger<'a> {
 
     pub(super) fn store(self, connection: &Connection) -> rusqlite::Result<()> {
         TRANSITIONS.insert(connection, &self.transitions, |row, binder| {
-            binder.push(row.job_id)?;
+            binder.push(&*row.job_id)?;
             binder.push(row.from.map(JobStatus::as_str))?;
             binder.push(row.to.as_str())?;
             binder.push(row.reason)?;

@@ -44,7 +44,7 @@ impl LogRow<'_> {
     }
 }
 
-fn cut_stderr(text: &str) -> &str {
+pub(super) fn cut_stderr(text: &str) -> &str {
     let mut end = text.len().min(MAX_STDERR);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -14,12 +14,17 @@ pub mod write;
 pub mod writer;
 
 mod admission;
+mod backlog;
 mod batch;
+mod breaker;
+mod cancel;
 mod completion;
 mod ledger;
 mod log;
 mod place;
+mod retention;
 mod rows;
+mod schedule;
 mod schema;
 mod state;
 mod stopwatch;

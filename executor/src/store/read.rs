@@ -2,10 +2,10 @@
 //! reader keeps the log from being folded back.
 
 use rusqlite::types::FromSql;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows};
 use shared::id::JobId;
 use shared::time::Timestamp;
-use shared::wire::gateway::JobStatus;
+use shared::wire::gateway::{ActivePoll, JobStatus};
 
 use super::error::StoreError;
 use super::state;
@@ -26,6 +26,7 @@ pub struct JobRow {
     pub attempt: u32,
     pub max_attempts: u32,
     pub submitted_by: String,
+    pub dedupe_key: Option<String>,
     pub created_at: String,
     pub started_at: Option<String>,
     pub completed_at: Option<String>,
@@ -35,11 +36,33 @@ pub struct JobRow {
     pub stderr: Option<String>,
 }
 
+/// What a job that is run again takes from the old one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSource {
+    pub status: JobStatus,
+    pub plugin: String,
+    pub command: String,
+    pub payload: Option<String>,
+    pub dedupe_key: Option<String>,
+    pub event_context_id: Option<String>,
+}
+
 /// Where a page of the queue ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     created_at: String,
     rowid: i64,
+}
+
+impl Position {
+    /// Whether a job of this creation time may lie before it.
+    pub fn is_after(&self, created_at: Timestamp) -> bool {
+        created_at.to_string() <= self.created_at
+    }
+
+    pub(super) fn parts(&self) -> (&str, i64) {
+        (&self.created_at, self.rowid)
+    }
 }
 
 /// A job that waits or runs.
@@ -76,7 +99,7 @@ pub struct Page {
 /// Payload bytes after which a page ends.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-const QUEUED_COLUMNS: &str = "rowid, id, plugin, command, CAST(payload AS TEXT), attempt, max_attempts, submitted_by, \
+pub(super) const QUEUED_COLUMNS: &str = "rowid, id, plugin, command, CAST(payload AS TEXT), attempt, max_attempts, submitted_by, \
                               dedupe_key, created_at, started_at, next_retry_at, parent_job_id, source_event_id, \
                               event_context_id";
 
@@ -91,7 +114,7 @@ impl Reader {
         let read = || {
             let mut statement = self.connection.prepare_cached(
                 "SELECT q.plugin, q.command, q.status, q.attempt, q.max_attempts, q.submitted_by, q.created_at, \
-                 q.started_at, q.completed_at, q.last_error, l.result, l.stderr \
+                 q.started_at, q.completed_at, q.last_error, l.result, l.stderr, q.dedupe_key \
                  FROM job_queue q LEFT JOIN job_log l ON l.id = q.id || '-' || q.attempt WHERE q.id = ?1",
             )?;
             statement.query_row([job_id.as_str()], |row| job_row(job_id, row)).optional()
@@ -99,43 +122,58 @@ impl Reader {
         read().map_err(|e| StoreError::sqlite("read a job", e))
     }
 
-    /// The next part of the queue, in the order of execution: `created_at`, then the order of
-    /// insertion. Jobs that wait for their next attempt are among them.
+    /// What a new job copies from this one.
     ///
     /// # Errors
     /// `StoreError`.
-    pub fn queued_page(&self, after: Option<&Position>, limit: u32) -> Result<Page, StoreError> {
-        self.read_page(after, limit).map_err(|e| StoreError::sqlite("read the queue", e))
+    pub fn job_source(&self, job_id: &JobId) -> Result<Option<JobSource>, StoreError> {
+        let read = || {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT status, plugin, command, CAST(payload AS TEXT), dedupe_key, event_context_id \
+                 FROM job_queue WHERE id = ?1",
+            )?;
+            let source = |row: &Row<'_>| {
+                Ok(JobSource {
+                    status: status(row, 0)?,
+                    plugin: row.get(1)?,
+                    command: row.get(2)?,
+                    payload: row.get(3)?,
+                    dedupe_key: row.get(4)?,
+                    event_context_id: row.get(5)?,
+                })
+            };
+            statement.query_row([job_id.as_str()], source).optional()
+        };
+        read().map_err(|e| StoreError::sqlite("read a job", e))
     }
 
-    fn read_page(&self, after: Option<&Position>, limit: u32) -> rusqlite::Result<Page> {
-        // Every text sorts after the empty one.
-        let (created_at, rowid) = after.map_or(("", 0), |position| (position.created_at.as_str(), position.rowid));
-        let mut statement = self.connection.prepare_cached(&format!(
-            "SELECT {QUEUED_COLUMNS} FROM job_queue INDEXED BY job_queue_status_created_at_idx \
-             WHERE status = 'queued' AND (created_at, rowid) > (?1, ?2) ORDER BY created_at, rowid LIMIT ?3"
-        ))?;
-        let mut rows = statement.query(params![created_at, rowid, limit])?;
-        let mut page = Page { jobs: Vec::new(), next: None, unreadable: 0 };
-        let (mut taken, mut bytes) = (0, 0);
-        while let Some(row) = rows.next()? {
-            taken += 1;
-            page.next = Some(Position { created_at: row.get("created_at")?, rowid: row.get(0)? });
-            match queued_row(row)? {
-                Some(job) => {
-                    bytes += job.payload.as_ref().map_or(0, String::len);
-                    page.jobs.push(job);
-                }
-                None => page.unreadable += 1,
-            }
-            if bytes >= PAGE_BYTES {
-                return Ok(page);
-            }
-        }
-        if taken < limit {
-            page.next = None;
-        }
-        Ok(page)
+    /// Jobs of this submitter that are queued or running, oldest first.
+    ///
+    /// # Errors
+    /// `StoreError`.
+    pub fn active_of(&self, submitted_by: &str) -> Result<Vec<ActivePoll>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<ActivePoll>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT id, plugin, dedupe_key, status, attempt, created_at, started_at FROM job_queue \
+                 INDEXED BY job_queue_status_created_at_idx \
+                 WHERE status IN ('queued', 'running') AND submitted_by = ?1 ORDER BY created_at, rowid",
+            )?;
+            let rows = statement.query_map([submitted_by], |row| {
+                let id: String = row.get(0)?;
+                let Ok(job_id) = JobId::parse(&id) else { return Ok(None) };
+                Ok(Some(ActivePoll {
+                    job_id,
+                    plugin: row.get(1)?,
+                    dedupe_key: row.get(2)?,
+                    status: status(row, 3)?,
+                    attempt: row.get(4)?,
+                    created_at: row.get(5)?,
+                    started_at: row.get(6)?,
+                }))
+            })?;
+            rows.filter_map(rusqlite::Result::transpose).collect()
+        };
+        read().map_err(|e| StoreError::sqlite("read scheduled jobs", e))
     }
 
     /// What is marked as running, oldest first.
@@ -159,27 +197,6 @@ impl Reader {
         .map(|count: Option<i64>| count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
     }
 
-    /// The earliest time that a queued job waits for; it may have passed.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn earliest_retry(&self) -> Result<Option<Timestamp>, StoreError> {
-        // The index begins with the plugin: one step for each plugin, not for each job.
-        self.one(
-            "WITH RECURSIVE waiting(plugin) AS ( \
-               SELECT min(plugin) FROM job_queue INDEXED BY job_queue_waiting_idx WHERE status = 'queued' \
-               UNION ALL \
-               SELECT (SELECT min(plugin) FROM job_queue INDEXED BY job_queue_waiting_idx \
-                       WHERE status = 'queued' AND plugin > waiting.plugin) \
-               FROM waiting WHERE waiting.plugin IS NOT NULL) \
-             SELECT min((SELECT min(next_retry_at) FROM job_queue INDEXED BY job_queue_waiting_idx \
-                         WHERE status = 'queued' AND plugin = waiting.plugin AND next_retry_at > '')) \
-             FROM waiting WHERE waiting.plugin IS NOT NULL",
-            "read the earliest retry",
-        )
-        .map(|text: Option<String>| text.and_then(|text| Timestamp::parse(&text)))
-    }
-
     /// The state that a plugin's next request shows, as it is stored: see `check_stored`.
     ///
     /// # Errors
@@ -188,8 +205,7 @@ impl Reader {
         state::stored(&self.connection, plugin).map_err(|e| StoreError::sqlite("read plugin state", e))
     }
 
-    #[cfg(test)]
-    pub(super) fn raw(&self) -> &Connection {
+    pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
 
@@ -197,6 +213,30 @@ impl Reader {
         let read = || self.connection.prepare_cached(sql)?.query_row([], |row| row.get(0));
         read().map_err(|e| StoreError::sqlite(what, e))
     }
+}
+
+/// Collects the rows of `QUEUED_COLUMNS`, of which at most `limit` were asked for.
+pub(super) fn page_of(mut rows: Rows<'_>, limit: u32) -> rusqlite::Result<Page> {
+    let mut page = Page { jobs: Vec::new(), next: None, unreadable: 0 };
+    let (mut taken, mut bytes) = (0, 0);
+    while let Some(row) = rows.next()? {
+        taken += 1;
+        page.next = Some(Position { created_at: row.get("created_at")?, rowid: row.get(0)? });
+        match queued_row(row)? {
+            Some(job) => {
+                bytes += job.payload.as_ref().map_or(0, String::len);
+                page.jobs.push(job);
+            }
+            None => page.unreadable += 1,
+        }
+        if bytes >= PAGE_BYTES {
+            return Ok(page);
+        }
+    }
+    if taken < limit {
+        page.next = None;
+    }
+    Ok(page)
 }
 
 pub(super) fn running(connection: &Connection) -> rusqlite::Result<Vec<QueuedJob>> {
@@ -241,15 +281,11 @@ fn readable_row(row: &Row<'_>) -> rusqlite::Result<Option<QueuedJob>> {
 }
 
 fn job_row(job_id: &JobId, row: &Row<'_>) -> rusqlite::Result<JobRow> {
-    let status: String = row.get(2)?;
-    let status = JobStatus::parse(&status).ok_or_else(|| {
-        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, "no status of a job".into())
-    })?;
     Ok(JobRow {
         job_id: job_id.clone(),
         plugin: row.get(0)?,
         command: row.get(1)?,
-        status,
+        status: status(row, 2)?,
         attempt: row.get(3)?,
         max_attempts: row.get(4)?,
         submitted_by: row.get(5)?,
@@ -259,5 +295,12 @@ fn job_row(job_id: &JobId, row: &Row<'_>) -> rusqlite::Result<JobRow> {
         last_error: row.get(9)?,
         result: row.get(10)?,
         stderr: row.get(11)?,
+        dedupe_key: row.get(12)?,
+    })
+}
+
+fn status(row: &Row<'_>, index: usize) -> rusqlite::Result<JobStatus> {
+    JobStatus::parse(&row.get::<_, String>(index)?).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, "no status of a job".into())
     })
 }

@@ -1,6 +1,8 @@
 //! What a crash left running, put right before anything else is done
 //! (`spec/queue-and-scheduler.md` 6).
 
+use std::borrow::Cow;
+
 use rusqlite::{Connection, TransactionBehavior, params};
 use shared::id::JobId;
 use shared::time::{Millis, Timestamp};
@@ -111,7 +113,13 @@ fn store(connection: &mut Connection, job: &QueuedJob, end: &RecoveredEnd, now: 
     }
     .store(&transaction)?;
     let mut ledger = Ledger::default();
-    ledger.transition(Transition { job_id, from: Some(JobStatus::Running), to, reason: Some(reason), at });
+    ledger.transition(Transition {
+        job_id: Cow::Borrowed(job_id),
+        from: Some(JobStatus::Running),
+        to,
+        reason: Some(reason),
+        at,
+    });
     ledger.store(&transaction)?;
     transaction.commit()
 }

@@ -2,12 +2,14 @@
 //! all, in the order of submission.
 
 use shared::id::JobId;
-use shared::time::Timestamp;
+use shared::time::{Millis, Timestamp};
 use shared::wire::gateway::JobStatus;
 
 use super::error::StoreError;
 use super::snapshot::ConfigSnapshot;
+use crate::queue::breaker::{Breaker, Transition};
 use crate::queue::dedupe;
+use crate::schedule::record::{Occurrence, Record};
 
 /// One operation of the writer.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +25,20 @@ pub enum Write {
     Complete(Box<Completion>),
     /// The configuration that is active from now on. Answers: `Saved`.
     Snapshot(Box<ConfigSnapshot>),
+    /// The end of a queued or running job by an operator. Answers: `Cancelled`, `Stale` when it has
+    /// ended already, or `Missing`.
+    Cancel(Cancel),
+    /// What a cancelled job had printed when it ended, for the log row that its cancel wrote.
+    /// Answers: `Saved`.
+    Printed(Printed),
+    /// One look at a schedule entry: its record, its slots and their jobs. Answers: `Scheduled`.
+    Schedule(Box<Scheduling>),
+    /// A breaker that changed without a completion. Answers: `Saved`.
+    Breaker(Box<BreakerChange>),
+    /// The oldest rows of one table, a bounded number. Answers: `Pruned`.
+    Prune(Prune),
+    /// The clock stepped back. Answers: `Saved`.
+    Reanchor(Reanchor),
 }
 
 /// A job as it is admitted.
@@ -83,6 +99,103 @@ pub struct Completion {
     pub stderr: Option<String>,
     pub state: Option<StateUpdate>,
     pub stopwatch: Option<StopwatchRow>,
+    /// For jobs of the scheduler whose end the breaker counts.
+    pub breaker: Option<BreakerChange>,
+    /// The schedule entry whose success this is: plugin and schedule id.
+    pub entry: Option<(String, String)>,
+}
+
+/// The end of a job that did not come from its plugin: status `dead`, transition and log row of the
+/// current attempt in one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancel {
+    pub job_id: JobId,
+    pub at: Timestamp,
+    /// Becomes `last_error`.
+    pub reason: String,
+}
+
+/// Output of an attempt that was cancelled before it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Printed {
+    pub job_id: JobId,
+    pub attempt: u32,
+    pub result: Option<String>,
+    pub stderr: Option<String>,
+}
+
+/// What one look at a schedule entry came to; stored together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scheduling {
+    pub plugin: String,
+    pub schedule_id: String,
+    pub at: Timestamp,
+    /// Its row from now on; `last_slot_at` and the last success are not written.
+    pub record: Record,
+    /// A slot that has a row already is written over; one that directly follows a row of the same
+    /// outcome and reason (not of a job) extends it.
+    pub occurrences: Vec<Occurrence>,
+    /// Admitted without a look for duplicates, but for those whose key has a check.
+    pub jobs: Vec<(NewJob, Option<dedupe::Check>)>,
+    /// `if_running: cancel`: all queued and running jobs with this key, plugin and submitter end
+    /// before the new ones are admitted.
+    pub cancel: Option<CancelOwn>,
+    pub breaker: Option<BreakerChange>,
+}
+
+/// Which jobs of an entry are its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelOwn {
+    pub dedupe_key: String,
+    pub submitted_by: String,
+    pub reason: String,
+}
+
+/// A breaker's row, and its transition when the state changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerChange {
+    pub plugin: String,
+    pub command: String,
+    pub breaker: Breaker,
+    pub transition: Option<Transition>,
+    pub at: Timestamp,
+}
+
+/// Jobs of a plugin that wait longer than any back-off of theirs are due now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reanchor {
+    pub plugin: String,
+    pub now: Timestamp,
+    /// The longest wait before attempt 2, 3 and on; the last one stands for all that follow.
+    pub longest: Vec<Millis>,
+}
+
+/// One batch of retention (`spec/queue-and-scheduler.md` 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prune {
+    pub table: Pruned,
+    /// Rows from before this time go.
+    pub before: Timestamp,
+    pub limit: u32,
+}
+
+/// A table that grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pruned {
+    JobLog,
+    /// Finished jobs only.
+    JobQueue,
+    JobTransitions,
+    JobAttempts,
+    BreakerTransitions,
+    /// But for the newest row of each entry.
+    ScheduleOccurrences,
+    /// Those that no job names.
+    EventContext,
+    PluginFacts,
+    /// Those that no job names, but for the newest.
+    ConfigSnapshots,
+    Stopwatch,
 }
 
 /// `state_updates` of a plugin's answer (`spec/plugins.md` 10.3).
@@ -172,6 +285,18 @@ pub enum Applied {
         text: String,
     },
     Saved,
+    Cancelled,
+    /// There is no such job.
+    Missing,
+    Scheduled {
+        /// The jobs that `if_running: cancel` ended.
+        cancelled: Vec<JobId>,
+        /// Jobs of this look that another one stands for; nothing of them was stored.
+        duplicates: Vec<(JobId, dedupe::Duplicate)>,
+    },
+    Pruned {
+        rows: u32,
+    },
 }
 
 /// The answer to one ticket, after the commit or the failure of its batch.
@@ -182,6 +307,6 @@ pub struct Outcome {
     /// was stored, and the operation may be submitted again.
     pub result: Result<Applied, StoreError>,
     /// The operation itself, when nothing of it was stored and its owner may have to go on with
-    /// it: after every error and after `StateRefused`. So nobody needs a copy meanwhile.
+    /// it: after every error, after `StateRefused` and after `Stale`. So nobody needs a copy meanwhile.
     pub returned: Option<Write>,
 }

@@ -155,7 +155,7 @@ fn run(connection: WriteConnection, shared: &Shared, on_commit: &dyn Fn(Vec<Outc
 }
 
 fn outcome(ticket: u64, write: Write, result: Result<Applied, StoreError>) -> Outcome {
-    let returned = matches!(result, Err(_) | Ok(Applied::StateRefused { .. })).then_some(write);
+    let returned = matches!(result, Err(_) | Ok(Applied::StateRefused { .. } | Applied::Stale)).then_some(write);
     Outcome { ticket, result, returned }
 }
 

@@ -33,6 +33,37 @@ pub enum Request {
     /// Front, unasked for: an admin token of the vault came in over HTTP (`spec/api.md` 8.1); the
     /// executor has the agent journal it. Answer: `Done`.
     TokenExposed,
+    /// Front and admin: a finished job once more, as a new one (`spec/api.md` 6.1). Answer:
+    /// `Accepted`. Refused with `JobUnknown`, `JobNotFinished`, `Duplicate`, `PluginUnknown`,
+    /// `CommandUnknown`, `WriteScope`, `PayloadNotObject`, `Storage`.
+    RetryJob {
+        job_id: JobId,
+        /// JSON text; `None`: the old one's.
+        payload: Option<String>,
+        /// The caller's token may run write commands.
+        may_write: bool,
+        /// The caller's token may run read commands.
+        may_read: bool,
+    },
+    /// Front and admin: the end of a queued or running job. Answer: `Cancelled` after the commit;
+    /// the kill follows. Refused with `JobUnknown`, `JobFinished`, `Storage`.
+    CancelJob { job_id: JobId },
+    /// Front and admin: every schedule entry with its next `count` starts, at most 100, as seen
+    /// from now. Answer: `Schedules`.
+    Schedules { count: u32 },
+    /// Admin: an exhausted or invalid entry becomes active again. Answer: `Done`. Refused with
+    /// `ScheduleUnknown`, `Storage`.
+    Rearm { plugin: PluginName, schedule_id: String },
+    /// Admin: closes a breaker. Answer: `Done`. Refused with `PluginUnknown`, `Storage`.
+    ResetBreaker { plugin: PluginName, command: CommandName },
+    /// Admin: a breaker and its last `limit` transitions, newest first. Answer: `Breaker`. Refused
+    /// with `PluginUnknown`.
+    Breaker { plugin: PluginName, command: CommandName, limit: u32 },
+    /// Admin: scheduled jobs that are queued or running. Answer: `ActivePolls`.
+    ActivePolls,
+    /// Front and admin: what happened after event `after`. Waits for the first event up to `wait`.
+    /// Answer: `Events`, possibly none.
+    Events { after: u64, wait: Millis },
 }
 
 /// What the executor answers.
@@ -45,6 +76,11 @@ pub enum Reply {
     Accepted { job_id: JobId },
     Finished(Job),
     Job(Job),
+    Cancelled { job_id: JobId },
+    Schedules(Vec<Schedule>),
+    Breaker(Breaker),
+    ActivePolls(ActivePolls),
+    Events(Vec<HubEvent>),
 }
 
 /// What the executor tells the front of the configuration; the front reads no file.
@@ -169,4 +205,75 @@ pub struct Job {
     pub last_error: Option<String>,
     pub started_at: Option<String>,
     pub completed_at: Option<String>,
+}
+
+/// One schedule entry of an enabled plugin (`spec/api.md` 6.5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    pub plugin: String,
+    pub schedule_id: String,
+    pub command: String,
+    /// `every`, `cron`, `at` or `after`.
+    pub mode: String,
+    /// `active`, `paused_manual`, `paused_invalid` or `exhausted`.
+    pub status: String,
+    pub reason: Option<String>,
+    /// As written.
+    pub timezone: Option<String>,
+    /// The next starts, the first one as the scheduler has recorded it.
+    pub next: Vec<Timestamp>,
+}
+
+/// A circuit breaker (`spec/cli.md` 4.5); `state` is `None` while there is no row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breaker {
+    pub plugin: String,
+    pub command: String,
+    pub state: Option<String>,
+    pub failure_count: u32,
+    pub opened_at: Option<String>,
+    pub last_failure_at: Option<String>,
+    pub last_job_id: Option<String>,
+    pub updated_at: Option<String>,
+    pub transitions: Vec<BreakerTransition>,
+}
+
+/// One change of a breaker's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerTransition {
+    pub id: String,
+    pub from_state: Option<String>,
+    pub to_state: String,
+    pub failure_count: u32,
+    pub reason: String,
+    pub job_id: Option<String>,
+    pub created_at: String,
+}
+
+/// Jobs of the scheduler that are queued or running, oldest first (`spec/cli.md` 4.7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivePolls {
+    pub service_name: String,
+    pub polls: Vec<ActivePoll>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivePoll {
+    pub job_id: JobId,
+    pub plugin: String,
+    pub dedupe_key: Option<String>,
+    pub status: JobStatus,
+    pub attempt: u32,
+    pub created_at: String,
+    pub started_at: Option<String>,
+}
+
+/// One event of the hub (`spec/queue-and-scheduler.md` 12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubEvent {
+    /// Rises by one.
+    pub id: u64,
+    pub kind: String,
+    /// A JSON object on one line.
+    pub data: String,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::refusal::{Refusal, RefusalKind};
 
 /// Number of the protocols of this program; one for all lines, raised with any change to any.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Sent by the connecting end first, then by the accepting end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,6 +72,15 @@ pub enum RefusalKind {
     TooManyDeliveries,
     /// A file or one of its ancestors could be changed by somebody else than root.
     UnsafePath,
+
+    /// The job is queued or running.
+    JobNotFinished,
+    /// The job has ended already.
+    JobFinished,
+    /// Another job stands for this one.
+    Duplicate,
+    /// No schedule entry of that plugin and id.
+    ScheduleUnknown,
 }
 
 /// A refusal: what was wrong in a form to branch on, and a text that names what and where.

@@ -1,6 +1,9 @@
 use shared::time::{Millis, Timestamp};
 use shared::wire::frame::Envelope;
-use shared::wire::gateway::{Command, FrontConfig, Health, Job, JobStatus, Plugin, Posture, Reply, Request, Token};
+use shared::wire::gateway::{
+    ActivePoll, ActivePolls, Breaker, BreakerTransition, Command, FrontConfig, Health, HubEvent, Job, JobStatus,
+    Plugin, Posture, Reply, Request, Schedule, Token,
+};
 use shared::wire::refusal::{Refusal, RefusalKind};
 
 use super::{check, encode, hex, id};
@@ -19,6 +22,56 @@ fn job() -> Job {
     }
 }
 
+fn schedule() -> Schedule {
+    Schedule {
+        plugin: "echo".to_owned(),
+        schedule_id: "s".to_owned(),
+        command: "poll".to_owned(),
+        mode: "every".to_owned(),
+        status: "active".to_owned(),
+        reason: None,
+        timezone: Some("UTC".to_owned()),
+        next: vec![Timestamp::from_unix_nanos(1)],
+    }
+}
+
+fn breaker() -> Breaker {
+    Breaker {
+        plugin: "echo".to_owned(),
+        command: "poll".to_owned(),
+        state: Some("open".to_owned()),
+        failure_count: 3,
+        opened_at: Some("o".to_owned()),
+        last_failure_at: Some("f".to_owned()),
+        last_job_id: Some("j".to_owned()),
+        updated_at: None,
+        transitions: vec![BreakerTransition {
+            id: "t".to_owned(),
+            from_state: None,
+            to_state: "open".to_owned(),
+            failure_count: 3,
+            reason: "r".to_owned(),
+            job_id: Some("j".to_owned()),
+            created_at: "c".to_owned(),
+        }],
+    }
+}
+
+fn polls() -> ActivePolls {
+    ActivePolls {
+        service_name: "d".to_owned(),
+        polls: vec![ActivePoll {
+            job_id: id("0198-a"),
+            plugin: "echo".to_owned(),
+            dedupe_key: Some("k".to_owned()),
+            status: JobStatus::Running,
+            attempt: 1,
+            created_at: "c".to_owned(),
+            started_at: None,
+        }],
+    }
+}
+
 #[test]
 fn request() {
     let trigger = Request::Trigger {
@@ -28,12 +81,22 @@ fn request() {
         may_write: true,
         wait: Millis(1000),
     };
+    let retry =
+        Request::RetryJob { job_id: id("0198-a"), payload: Some("{}".to_owned()), may_write: true, may_read: false };
     check(&[
         (Request::FrontConfig, "00"),
         (Request::Health, "01"),
         (trigger, "02046563686f04706f6c6c01027b7d01fbe803"),
         (Request::GetJob { job_id: id("0198-a") }, "0306303139382d61"),
         (Request::TokenExposed, "04"),
+        (retry, "0506303139382d6101027b7d0100"),
+        (Request::CancelJob { job_id: id("0198-a") }, "0606303139382d61"),
+        (Request::Schedules { count: 100 }, "0764"),
+        (Request::Rearm { plugin: id("echo"), schedule_id: "s".to_owned() }, "08046563686f0173"),
+        (Request::ResetBreaker { plugin: id("echo"), command: id("poll") }, "09046563686f04706f6c6c"),
+        (Request::Breaker { plugin: id("echo"), command: id("poll"), limit: 20 }, "0a046563686f04706f6c6c14"),
+        (Request::ActivePolls, "0b"),
+        (Request::Events { after: 300, wait: Millis(15_000) }, "0cfb2c01fb983a"),
     ]);
 }
 
@@ -74,6 +137,17 @@ fn reply() {
         (Reply::Accepted { job_id: id("0198-a") }, "0406303139382d61"),
         (Reply::Finished(job()), "0506303139382d6102046563686f04706f6c6c0101027b7d00010173010163"),
         (Reply::Job(job()), "0606303139382d6102046563686f04706f6c6c0101027b7d00010173010163"),
+        (Reply::Cancelled { job_id: id("0198-a") }, "0706303139382d61"),
+        (Reply::Schedules(vec![schedule()]), "0801046563686f017304706f6c6c056576657279066163746976650001035554430102"),
+        (
+            Reply::Breaker(breaker()),
+            "09046563686f04706f6c6c01046f70656e0301016f01016601016a0001017400046f70656e03017201016a0163",
+        ),
+        (Reply::ActivePolls(polls()), "0a01640106303139382d61046563686f01016b0101016300"),
+        (
+            Reply::Events(vec![HubEvent { id: 300, kind: "k".to_owned(), data: "{}".to_owned() }]),
+            "0b01fb2c01016b027b7d",
+        ),
     ]);
 }
 

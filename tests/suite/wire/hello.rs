@@ -16,7 +16,7 @@ fn hello_keeps_its_layout_for_ever() {
 
 #[test]
 fn the_protocol_of_these_bytes() {
-    assert_eq!(PROTOCOL, 1);
+    assert_eq!(PROTOCOL, 2);
 }
 
 #[test]
@@ -67,5 +67,9 @@ fn refusal_kind() {
         (DeliveryUnknown, "22"),
         (TooManyDeliveries, "23"),
         (UnsafePath, "24"),
+        (JobNotFinished, "25"),
+        (JobFinished, "26"),
+        (Duplicate, "27"),
+        (ScheduleUnknown, "28"),
     ]);
 }

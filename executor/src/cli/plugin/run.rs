@@ -1,6 +1,5 @@
 //! `ductile plugin run`: one job through the running executor, over `executor-admin.sock`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,12 +7,11 @@ use serde_json::value::RawValue;
 use shared::exit;
 use shared::id::{CommandName, PluginName};
 use shared::time::Millis;
-use shared::wire::frame::EXECUTOR_MAX;
 use shared::wire::gateway::{Job, JobStatus, Reply, Request};
 
 use crate::cli::args::Args;
 use crate::cli::output::{self, Failure, Outcome};
-use crate::cli::{client, instance};
+use crate::cli::{executor, payload};
 
 pub(super) const USAGE: &str = "<name> [--command C] [--payload JSON | --payload-file FILE] [--wait DURATION] [--json]";
 
@@ -43,7 +41,7 @@ struct Finished<'a> {
 pub(super) fn run(args: &Args) -> Outcome {
     let positionals = args.positionals()?;
     let [name] = positionals[..] else { return Err(Failure::new(format!("Usage: ductile plugin run {USAGE}"))) };
-    let payload = payload(args)?;
+    let payload = payload::given(args)?;
     let wait = match args.text("wait")? {
         Some(text) => {
             duration(text).ok_or_else(|| Failure::new(format!("Error: invalid --wait {text:?}: expected 30s or 5m")))?
@@ -58,7 +56,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         may_write: true,
         wait: Millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
     };
-    match ask(args, request, wait)? {
+    match executor::ask(args, request, wait)? {
         Reply::Accepted { job_id } => {
             if args.wants_json() {
                 output::json(&Queued { job_id: job_id.as_str(), status: "queued", plugin: name, command });
@@ -72,18 +70,9 @@ pub(super) fn run(args: &Args) -> Outcome {
             Ok(exit::WARNINGS)
         }
         Reply::Finished(job) => Ok(show(&job, args.wants_json())),
-        Reply::Refused(refusal) => Err(Failure::new(format!("Error: {}", refusal.message))),
-        _ => Err(Failure::new("Error: the executor answered something else")),
+        Reply::Refused(refusal) => Err(executor::refused(&refusal)),
+        _ => Err(executor::confused()),
     }
-}
-
-fn ask(args: &Args, request: Request, wait: Duration) -> Result<Reply, Failure> {
-    let loaded = instance::optional(args)?;
-    let places = instance::places(client::EXECUTOR_ADMIN, loaded.as_ref());
-    let identity = loaded.map(|loaded| instance::state_identity(&loaded.config));
-    client::Client::<EXECUTOR_MAX>::connect(&places, identity)
-        .and_then(|mut client| client.ask(request, &[], wait))
-        .map_err(|error| Failure::because("Error", &error))
 }
 
 fn show(job: &Job, as_json: bool) -> i32 {
@@ -112,27 +101,6 @@ fn show(job: &Job, as_json: bool) -> i32 {
         }
     }
     if is_well { exit::OK } else { exit::FAILURE }
-}
-
-/// The payload as it was given, once it is known to be a JSON object.
-fn payload(args: &Args) -> Result<Option<String>, Failure> {
-    let text = match (args.text("payload")?, args.path("payload-file")) {
-        (Some(_), Some(_)) => return Err(Failure::new("Error: use only one of --payload or --payload-file")),
-        (None, None) => return Ok(None),
-        (Some(text), None) => text.to_owned(),
-        (None, Some(path)) => read(path)?,
-    };
-    match serde_json::from_str::<serde_json::Value>(&text) {
-        Ok(serde_json::Value::Object(_)) => Ok(Some(text)),
-        Ok(_) => Err(Failure::new("Error: payload must be a JSON object")),
-        Err(_) => Err(Failure::new("Error: payload must be valid JSON")),
-    }
-}
-
-fn read(path: &Path) -> Result<String, Failure> {
-    let bytes =
-        std::fs::read(path).map_err(|error| Failure::because(&format!("Error: read {}", path.display()), &error))?;
-    String::from_utf8(bytes).map_err(|_| Failure::new("Error: payload must be valid JSON"))
 }
 
 /// A number of seconds, or one with `ms`, `s`, `m` or `h`.

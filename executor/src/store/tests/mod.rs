@@ -3,8 +3,10 @@
 mod faults;
 mod moves;
 mod opening;
+mod operators;
 mod reading;
 mod recovery;
+mod schedules;
 mod states;
 
 use std::path::{Path, PathBuf};
@@ -145,6 +147,8 @@ fn completion(id: &str, attempt: u32, next: Next) -> Completion {
         stderr: Some("a line\n".to_owned()),
         state: None,
         stopwatch: None,
+        breaker: None,
+        entry: None,
     }
 }
 

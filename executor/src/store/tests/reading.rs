@@ -5,7 +5,9 @@ use super::{Home, at, claim, complete, completion, ended, job_id, new_job};
 use shared::wire::gateway::JobStatus::{Queued, Succeeded};
 
 use crate::store::snapshot::{self, ConfigSnapshot};
-use crate::store::write::{Applied, Completion, NewJob, Next, Write};
+use shared::time::Millis;
+
+use crate::store::write::{Applied, Completion, NewJob, Next, Reanchor, Write};
 
 #[test]
 fn pages_follow_the_order_of_execution() {
@@ -21,31 +23,37 @@ fn pages_follow_the_order_of_execution() {
     home.foreign()
         .execute_batch(
             "INSERT INTO job_queue (id, plugin, command, payload, status, submitted_by, created_at, next_retry_at) \
-             VALUES ('not an id', 'p', 'c', NULL, 'queued', 'x', '2026-01-01T00:00:00Z', ''); \
+             VALUES ('not an id', 'echo', 'c', NULL, 'queued', 'x', '2026-01-01T00:00:00Z', ''); \
              INSERT INTO job_queue (id, plugin, command, status, attempt, submitted_by, created_at) \
-             VALUES ('negative', 'p', 'c', 'queued', -1, 'x', '2026-01-01T00:00:00Z'), \
+             VALUES ('negative', 'echo', 'c', 'queued', -1, 'x', '2026-01-01T00:00:00Z'), \
              ('blob', x'ff', 'c', 'queued', 1, 'x', '2026-01-01T00:00:00Z')",
         )
         .expect("a foreign row");
     let reader = home.store.reader().expect("a reader");
     let (mut ids, mut after, mut unreadable) = (Vec::new(), None, 0);
     loop {
-        let page = reader.queued_page(after.as_ref(), 2).expect("a page");
-        ids.extend(page.jobs.iter().map(|job| (job.job_id.to_string(), job.attempt, job.next_retry_at)));
+        let page = reader.queued_of("echo", after.as_ref(), 2).expect("a page");
+        ids.extend(page.jobs.iter().map(|job| (job.job_id.to_string(), job.attempt)));
         unreadable += page.unreadable;
         match page.next {
             Some(position) => after = Some(position),
             None => break,
         }
     }
-    assert_eq!(unreadable, 3);
-    let expected = [("a", 1, None), ("c", 1, None), ("d", 2, Some(at(40))), ("e", 1, None)];
-    assert_eq!(ids, expected.map(|(id, attempt, retry)| (id.to_owned(), attempt, retry)));
+    // The others are of no plugin that can be asked for, or have an empty time.
+    assert_eq!(unreadable, 1);
+    assert_eq!(ids, [("a", 1), ("c", 1), ("e", 1)].map(|(id, attempt)| (id.to_owned(), attempt)));
     assert_eq!(reader.depth().expect("counted"), 7);
-    assert_eq!(reader.earliest_retry().expect("read"), Some(at(40)));
-    let page = reader.queued_page(None, 100).expect("a page");
+    let page = reader.queued_of("echo", None, 100).expect("a page");
     assert_eq!(page.jobs[0].payload.as_deref(), Some("{\"a\":1}"));
     assert_eq!(page.next, None);
+    assert_eq!(reader.next_due_of("echo", at(39)).expect("read"), Some(at(40)));
+    assert_eq!(reader.next_due_of("echo", at(40)).expect("read"), None);
+    // An empty time is none, as in the reference.
+    let early = reader.due_of("echo", at(39), 10).expect("a page");
+    assert_eq!((early.jobs.len(), early.unreadable), (0, 1));
+    let due = reader.due_of("echo", at(40), 10).expect("a page");
+    assert_eq!((due.jobs.len(), due.jobs[0].attempt, due.jobs[0].next_retry_at), (1, 2, Some(at(40))));
 }
 
 #[test]
@@ -56,24 +64,41 @@ fn a_page_ends_early_when_payloads_are_large() {
         home.apply(Write::Admit(NewJob { payload: Some(payload.clone()), ..new_job(id) }));
     }
     let reader = home.store.reader().expect("a reader");
-    let first = reader.queued_page(None, 100).expect("a page");
+    let first = reader.queued_of("echo", None, 100).expect("a page");
     assert_eq!(first.jobs.len(), 2);
-    let second = reader.queued_page(first.next.as_ref(), 100).expect("a page");
+    let second = reader.queued_of("echo", first.next.as_ref(), 100).expect("a page");
     assert_eq!((second.jobs.len(), second.next), (1, None));
 }
 
 #[test]
-fn the_earliest_retry_is_found_over_all_plugins() {
-    let home = Home::new("reading-retry");
+fn lanes_are_found_and_read_apart() {
+    let home = Home::new("reading-lanes");
     let reader = home.store.reader().expect("a reader");
-    assert_eq!(reader.earliest_retry().expect("read"), None);
+    assert!(reader.queued_plugins().expect("read").is_empty());
     for (id, plugin, second) in [("a", "p", 50), ("b", "q", 20), ("c", "r", 30)] {
         home.apply(Write::Admit(NewJob { plugin: plugin.to_owned(), ..new_job(id) }));
         home.apply(Write::Admit(NewJob { plugin: plugin.to_owned(), ..new_job(&format!("{id}-now")) }));
         let next = Next::Retry { attempt: 2, next_retry_at: at(second) };
         home.apply(complete(Completion { claim: Some(claim(id, 1)), ..completion(id, 1, next) }));
     }
-    assert_eq!(reader.earliest_retry().expect("read"), Some(at(20)));
+    assert_eq!(reader.queued_plugins().expect("read"), ["p", "q", "r"]);
+    assert_eq!(reader.queued_of("q", None, 9).expect("a page").jobs[0].job_id, job_id("b-now"));
+    assert_eq!(reader.due_of("q", at(60), 9).expect("a page").jobs[0].job_id, job_id("b"));
+}
+
+#[test]
+fn after_a_step_back_nothing_waits_longer_than_its_back_off() {
+    let home = Home::new("reading-reanchor");
+    for (id, second, attempt) in [("a", 5000, 2), ("b", 90, 2), ("c", 90, 3), ("d", 5000, 9)] {
+        home.apply(Write::Admit(new_job(id)));
+        let next = Next::Retry { attempt, next_retry_at: at(second) };
+        home.apply(complete(Completion { claim: Some(claim(id, 1)), ..completion(id, 1, next) }));
+    }
+    let longest = vec![Millis::from_secs(30), Millis::from_secs(60)];
+    let reanchor = Reanchor { plugin: "echo".to_owned(), now: at(50), longest };
+    assert_eq!(home.apply(Write::Reanchor(reanchor)), Applied::Saved);
+    let due: Vec<String> = home.column("SELECT next_retry_at FROM job_queue ORDER BY id");
+    assert_eq!(due, [at(50), at(50), at(90), at(50)].map(|at| at.to_string()));
 }
 
 #[test]
@@ -107,11 +132,17 @@ fn hot_queries_use_their_index_without_sorting() {
         rows.collect::<Result<Vec<_>, _>>().expect("lines").join("\n")
     };
     let page = plan(
-        "SELECT id FROM job_queue INDEXED BY job_queue_status_created_at_idx \
-         WHERE status = 'queued' AND (created_at, rowid) > ('a', 1) ORDER BY created_at, rowid LIMIT 3",
+        "SELECT id FROM job_queue INDEXED BY job_queue_waiting_idx WHERE status = 'queued' AND plugin = 'p' \
+         AND next_retry_at IS NULL AND (created_at, rowid) > ('a', 1) ORDER BY created_at, rowid LIMIT 3",
     );
-    assert!(page.contains("job_queue_status_created_at_idx (status=? AND created_at>?)"), "{page}");
+    assert!(page.contains("job_queue_waiting_idx (plugin=? AND next_retry_at=? AND created_at>?)"), "{page}");
     assert!(!page.contains("TEMP B-TREE"), "{page}");
+    let due = plan(
+        "SELECT id FROM job_queue INDEXED BY job_queue_waiting_idx WHERE status = 'queued' AND plugin = 'p' \
+         AND next_retry_at <= 'b' ORDER BY next_retry_at, created_at LIMIT 3",
+    );
+    assert!(due.contains("job_queue_waiting_idx (plugin=? AND next_retry_at<?)"), "{due}");
+    assert!(!due.contains("TEMP B-TREE"), "{due}");
     let least = plan(
         "SELECT min(next_retry_at) FROM job_queue INDEXED BY job_queue_waiting_idx \
          WHERE status = 'queued' AND plugin = 'p' AND next_retry_at > ''",
@@ -155,7 +186,7 @@ fn hostile_text_is_stored_as_it_is() {
     let end = ended("job-1", 1, Succeeded);
     let hostile = Completion { last_error: Some(text.to_owned()), stderr: Some(text.to_owned()), ..end };
     let reader = home.store.reader().expect("a reader");
-    assert_eq!(reader.queued_page(None, 1).expect("a page").jobs[0].payload.as_deref(), Some("123"));
+    assert_eq!(reader.queued_of(text, None, 1).expect("a page").jobs[0].payload.as_deref(), Some("123"));
     home.apply(complete(Completion { claim: Some(claim("job-1", 1)), result: Some(text.to_owned()), ..hostile }));
     let row = reader.job(&job_id("job-1")).expect("read").expect("there");
     assert_eq!((&*row.plugin, row.last_error.as_deref()), (text, Some(text)));
@@ -166,5 +197,5 @@ fn hostile_text_is_stored_as_it_is() {
 fn readers_can_not_write() {
     let home = Home::new("reading-only");
     let reader = home.store.reader().expect("a reader");
-    assert!(reader.raw().execute_batch("DELETE FROM job_queue").is_err());
+    assert!(reader.connection().execute_batch("DELETE FROM job_queue").is_err());
 }

@@ -1,0 +1,92 @@
+//! Circuit breakers: what a scheduled job's end does to them, and what an operator does
+//! (`spec/queue-and-scheduler.md` 8).
+
+use shared::id::{CommandName, PluginName};
+use shared::log::Level;
+use shared::time::{Millis, Timestamp};
+use shared::wire::gateway::Reply;
+use shared::wire::refusal::RefusalKind;
+
+use super::Dispatcher;
+use super::written::Pending;
+use crate::ipc::Answer;
+use crate::logging::{log, now};
+use crate::queue::breaker::Rule;
+use crate::queue::ready::Queued;
+use crate::store::write::{BreakerChange, Urgency, Write};
+
+impl Dispatcher {
+    pub(super) fn rule_of(&self, plugin: &PluginName) -> Rule {
+        self.catalog.usable(plugin).map_or(Rule { threshold: 3, reset_after: Millis::from_secs(1800) }, |known| {
+            let conf = known.conf.circuit_breaker;
+            Rule { threshold: conf.threshold, reset_after: conf.reset_after }
+        })
+    }
+
+    /// The breaker's part in a completion: counted here, stored with it.
+    pub(super) fn count_for_breaker(&mut self, job: &Queued, succeeded: bool, at: Timestamp) -> Option<BreakerChange> {
+        if job.submitted_by != self.service_name {
+            return None;
+        }
+        let target = (job.plugin.clone(), job.command.clone());
+        let rule = self.rule_of(&job.plugin);
+        let known = self.schedules.breakers.get(&target);
+        let before = known.cloned().unwrap_or_default();
+        let (breaker, transition) = before.completed(rule, known.is_some(), job.job_id.as_str(), succeeded, at);
+        if let Some(transition) = &transition {
+            self.publish_breaker(job.plugin.as_str(), job.command.as_str(), transition);
+        }
+        self.schedules.breakers.insert(target, breaker.clone());
+        let (plugin, command) = (job.plugin.to_string(), job.command.to_string());
+        Some(BreakerChange { plugin, command, breaker, transition, at })
+    }
+
+    /// `ductile system reset`.
+    pub(super) fn reset_breaker(&mut self, plugin: PluginName, command: CommandName, answer: Answer) {
+        let target = (plugin, command);
+        let known = self.schedules.breakers.get(&target);
+        if known.is_none() && !self.catalog.shown().iter().any(|shown| shown.name == target.0) {
+            return answer.refuse(RefusalKind::PluginUnknown, format!("Unknown plugin: {}", target.0));
+        }
+        let at = now();
+        let (breaker, transition) = known.cloned().unwrap_or_default().reset(known.is_some(), at);
+        let change = BreakerChange {
+            plugin: target.0.to_string(),
+            command: target.1.to_string(),
+            breaker,
+            transition: Some(transition),
+            at,
+        };
+        let ticket = self.number();
+        self.pending.insert(ticket, Pending::Reset { change: Box::new(change.clone()), answer });
+        self.writer.submit(ticket, Write::Breaker(Box::new(change)), Urgency::Now);
+    }
+
+    pub(super) fn breaker_reset(&mut self, change: BreakerChange, answer: Answer) {
+        let (plugin, command) = (PluginName::parse(&change.plugin), CommandName::parse(&change.command));
+        if let (Ok(plugin), Ok(command)) = (plugin, command) {
+            self.schedules.look_at_blocked(&plugin, &command);
+            self.schedules.breakers.insert((plugin, command), change.breaker);
+        }
+        if let Some(transition) = &change.transition {
+            self.publish_breaker(&change.plugin, &change.command, transition);
+        }
+        answer.send(Reply::Done);
+    }
+
+    /// `ductile system breaker`.
+    pub(super) fn show_breaker(&self, plugin: &PluginName, command: &CommandName, limit: u32, answer: Answer) {
+        match self.reader.breaker(plugin.as_str(), command.as_str(), limit.min(1000)) {
+            Ok(breaker)
+                if breaker.state.is_none() && !self.catalog.shown().iter().any(|known| known.name == *plugin) =>
+            {
+                answer.refuse(RefusalKind::PluginUnknown, format!("Unknown plugin: {plugin}"));
+            }
+            Ok(breaker) => answer.send(Reply::Breaker(breaker)),
+            Err(error) => {
+                log(Level::Error, "breaker read failed", &[("error", (&shared::log::chain(&error)).into())]);
+                answer.refuse(RefusalKind::Internal, "failed to read the circuit breaker");
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Schedule entries as an operator sees them and sets them going again.
+
+use shared::id::PluginName;
+use shared::log::Level;
+use shared::wire::gateway::{self, Reply};
+use shared::wire::refusal::RefusalKind;
+
+use super::Dispatcher;
+use super::schedule::{Looked, Planned};
+use crate::ipc::Answer;
+use crate::logging::{log, now};
+use crate::schedule::next;
+use crate::schedule::preview::preview;
+use crate::schedule::record::{Record, Status};
+use crate::store::write::Scheduling;
+
+impl Dispatcher {
+    /// Every entry with its next starts.
+    pub(super) fn show_schedules(&self, count: u32, answer: Answer) {
+        let count = usize::try_from(count.min(100)).unwrap_or(100);
+        let time = now();
+        let shown = self.schedules.entries.iter().map(|Planned { entry, record, .. }| gateway::Schedule {
+            plugin: entry.plugin.to_string(),
+            schedule_id: entry.id.clone(),
+            command: entry.command.to_string(),
+            mode: entry.timing.mode().to_owned(),
+            status: record.as_ref().map_or(Status::Active, |record| record.status).as_str().to_owned(),
+            reason: record.as_ref().and_then(|record| record.reason.clone()),
+            timezone: entry.zone_name.clone(),
+            next: preview(entry, record.as_ref(), time, count),
+        });
+        answer.send(Reply::Schedules(shown.collect()));
+    }
+
+    /// `ductile system scheduler --rearm`.
+    pub(super) fn rearm(&mut self, plugin: &PluginName, schedule_id: &str, answer: Answer) {
+        let found = self.schedules.entries.iter().position(|planned| {
+            planned.entry.plugin == *plugin && planned.entry.id == schedule_id && !planned.is_writing
+        });
+        let Some(index) = found else {
+            return answer.refuse(RefusalKind::ScheduleUnknown, format!("no schedule {plugin}:{schedule_id}"));
+        };
+        let planned = &mut self.schedules.entries[index];
+        planned.is_writing = true;
+        let entry = planned.entry.clone();
+        let record = planned.record.clone().unwrap_or_else(|| Record::new(entry.command.as_str()));
+        let record = next::rearm(&entry, record, now());
+        let scheduling = Scheduling {
+            plugin: entry.plugin.to_string(),
+            schedule_id: entry.id,
+            at: now(),
+            record: record.clone(),
+            occurrences: Vec::new(),
+            jobs: Vec::new(),
+            cancel: None,
+            breaker: None,
+        };
+        self.submit_look(Looked { index, record, jobs: Vec::new(), answer: Some(answer) }, scheduling);
+    }
+
+    /// `ductile system scheduler`.
+    pub(super) fn show_polls(&self, answer: Answer) {
+        match self.reader.active_of(&self.service_name) {
+            Ok(polls) => {
+                let service_name = self.service_name.clone();
+                answer.send(Reply::ActivePolls(gateway::ActivePolls { service_name, polls }));
+            }
+            Err(error) => {
+                log(Level::Error, "queue read failed", &[("error", (&shared::log::chain(&error)).into())]);
+                answer.refuse(RefusalKind::Internal, "failed to read scheduled jobs");
+            }
+        }
+    }
+}
