@@ -63,6 +63,15 @@ impl Tokens {
         }
     }
 
+    /// Reads `token=` of a query, the first one; `None` where there is none.
+    pub(crate) fn identify_query(&self, query: &str) -> Option<Presented> {
+        let value = query.split('&').find_map(|pair| pair.strip_prefix("token="))?;
+        Some(match form_decoded(value).trim_ascii() {
+            [] => Presented::Nothing,
+            token => self.compare(token),
+        })
+    }
+
     fn compare(&self, token: &[u8]) -> Presented {
         let digest = blake3::keyed_hash(&self.key, token);
         let mut found = u32::MAX;
@@ -81,6 +90,27 @@ impl Tokens {
     pub(crate) fn scopes(&self, index: u32) -> Option<&Scopes> {
         self.tokens.get(index as usize).map(|known| &known.scopes)
     }
+}
+
+/// The bytes that a form field stands for; an escape that is none stays as it is.
+fn form_decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, more @ ..] = rest {
+        let escaped = more.first_chunk::<2>().and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = escaped.filter(|digits| !digits.starts_with('+'));
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte);
+                rest = &more[2..];
+            }
+            _ => {
+                bytes.push(if *first == b'+' { b' ' } else { *first });
+                rest = more;
+            }
+        }
+    }
+    bytes
 }
 
 /// `*` does not stand for these: each must be written out.
@@ -164,6 +194,27 @@ mod tests {
         check(Some(b"Bearer one two"), Presented::Unknown);
         check(Some(b"Bearer \xff\xfe"), Presented::Unknown);
         check(Some(b"Bearer admin"), Presented::Admin);
+    }
+
+    #[test]
+    fn a_query_is_read_as_a_form() {
+        let tokens = tokens();
+        let check = |query: &str, expected: Option<Presented>| {
+            assert_eq!(tokens.identify_query(query), expected, "{query:?}");
+        };
+        check("", None);
+        check("after=1&tokens=one", None);
+        check("Token=one", None);
+        check("token=", Some(Presented::Nothing));
+        check("token=+%20", Some(Presented::Nothing));
+        check("token=one", Some(Presented::Token(0)));
+        check("a=b&token=%6fne&token=two", Some(Presented::Token(0)));
+        check("token=+two+", Some(Presented::Token(3)));
+        check("token=admin", Some(Presented::Admin));
+        for unknown in ["One", "%", "%6", "one%", "%+6ne", "%zzone", "%ff", "%00one", "o%c3%bcne"] {
+            check(&format!("token={unknown}"), Some(Presented::Unknown));
+        }
+        assert_eq!(form_decoded("a%2Bb+c%%6%"), b"a+b c%%6%");
     }
 
     #[test]

@@ -19,11 +19,12 @@ use shared::wire::gateway::{self, Posture, Reply};
 use shared::wire::refusal::{Refusal, RefusalKind};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Presented, Scopes};
+use crate::auth::{Presented, Scopes, Tokens};
 use crate::executor::{CallError, Config, Executor};
 use crate::http::answer::Failure;
-use crate::http::{cors, health};
+use crate::http::{cors, events, health};
 use crate::log::Log;
 
 /// A report of an exposed admin token is followed by no other for so long.
@@ -40,6 +41,8 @@ pub(crate) struct Front {
     pub(crate) log: Log,
     pub(crate) started: Instant,
     pub(crate) health: health::Last,
+    /// Cancelled when the front stops: answers without an end end now.
+    pub(crate) stopping: CancellationToken,
     exposed: Notify,
     request_ids: RequestIds,
 }
@@ -51,6 +54,7 @@ impl Front {
             log: Log::new(),
             started: Instant::now(),
             health: health::Last::default(),
+            stopping: CancellationToken::new(),
             exposed: Notify::new(),
             request_ids: RequestIds::new(),
         }
@@ -143,6 +147,11 @@ impl Context {
         let (config, scopes) = self.any()?;
         if scopes.allow(one_of) { Ok((config, scopes)) } else { Err(Failure::SCOPE) }
     }
+
+    /// Whether the caller was let in by this configuration.
+    pub(crate) fn is_of(&self, config: Option<&Arc<Config>>) -> bool {
+        matches!((&self.config, config), (Some(mine), Some(other)) if Arc::ptr_eq(mine, other))
+    }
 }
 
 /// One listener's way from a request to its answer.
@@ -195,7 +204,7 @@ impl Door {
         if config.as_ref().is_some_and(|config| config.posture != Posture::Gateway) {
             return Failure::MANAGEMENT_ONLY.into_response();
         }
-        let presented = config.as_ref().map_or(Presented::Nothing, |config| config.tokens.identify(request.headers()));
+        let presented = config.as_ref().map_or(Presented::Nothing, |config| identify(&config.tokens, &request));
         if presented == Presented::Admin {
             self.front.exposed.notify_one();
             let over_vault = request.uri().path().starts_with("/vault/");
@@ -208,6 +217,18 @@ impl Door {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+}
+
+/// Who is calling: the header says it, and on one route the query, where the header holds no token.
+fn identify(tokens: &Tokens, request: &Request<Incoming>) -> Presented {
+    let by_header = tokens.identify(request.headers());
+    let may_use_query = request.uri().path() == events::PATH;
+    match by_header {
+        Presented::Nothing | Presented::OtherScheme if may_use_query => {
+            tokens.identify_query(request.uri().query().unwrap_or_default()).unwrap_or(by_header)
+        }
+        by_header => by_header,
     }
 }
 

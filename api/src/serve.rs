@@ -1,8 +1,10 @@
 //! Connections: accepted up to a limit, each with limits of time, and ended in good order.
 //!
 //! Limits (`spec/api.md` 1): a request arrives whole within 10 s, an idle connection is closed
-//! after 60 s, an answer that is not taken within 10 min is given up.
+//! after 60 s, an answer that is not taken within 10 min is given up. An answer without an end has no
+//! limit of time: it ends with its reader, or when its own code says so.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -10,6 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, HttpBody};
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -22,10 +27,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::front::Door;
+use crate::http::events::Endless;
 
 const READ: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 const WRITE: Duration = Duration::from_secs(600);
+/// As far away as a timer can be told.
+const NEVER: Duration = Duration::from_secs(86_400 * 365 * 30);
 /// How long a caller that is still sending may go on, so that it reads the answer before a reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// The longest head of a request.
@@ -83,9 +91,10 @@ async fn connection(stream: TcpStream, door: Arc<Door>, stop: watch::Receiver<bo
         let (door, clock) = (Arc::clone(&door), Arc::clone(&clock));
         async move {
             let deadline = clock.begin();
-            let answer = door.answer(request, deadline).await;
-            clock.set(Phase::Idle);
-            answer
+            let answer = door.answer(request, deadline).await?;
+            let endless = answer.extensions().get::<Endless>().is_some();
+            clock.set(if endless { Phase::Streaming } else { Phase::Idle });
+            Ok::<Response, Infallible>(if endless { answer.map(|body| watched(body, clock)) } else { answer })
         }
     });
     let mut builder = http1::Builder::new();
@@ -133,6 +142,8 @@ enum Phase {
     Reading,
     /// The front owes an answer; its own deadlines hold.
     Answering,
+    /// The answer goes on for as long as both sides want it to.
+    Streaming,
     /// The caller does not take the answer.
     Writing,
     /// Closed by us; what still comes is thrown away.
@@ -166,6 +177,7 @@ impl Clock {
                 Phase::Idle => IDLE,
                 Phase::Reading => READ,
                 Phase::Answering | Phase::Writing => WRITE,
+                Phase::Streaming => NEVER,
                 Phase::Lingering => LINGER,
             }
     }
@@ -183,6 +195,39 @@ impl Clock {
         if self.get().0 == from {
             self.set(to);
         }
+    }
+}
+
+/// An endless body whose end, however it comes, leaves the connection idle.
+fn watched(body: Body, clock: Arc<Clock>) -> Body {
+    Body::new(Watched { body, clock })
+}
+
+struct Watched {
+    body: Body,
+    clock: Arc<Clock>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.clock.step(Phase::Streaming, Phase::Idle);
     }
 }
 
@@ -252,5 +297,27 @@ impl AsyncWrite for Timed {
                 _ => return Poll::Ready(Ok(())),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endless_answer_has_no_limit_until_it_ends() {
+        let clock = Arc::new(Clock::new());
+        let left = || clock.deadline() - Instant::now();
+        clock.begin();
+        assert!(left() <= WRITE);
+        clock.set(Phase::Streaming);
+        let body = watched(Body::empty(), Arc::clone(&clock));
+        // What the connection does meanwhile changes nothing.
+        clock.step(Phase::Idle, Phase::Writing);
+        clock.step(Phase::Idle, Phase::Reading);
+        clock.step(Phase::Writing, Phase::Idle);
+        assert!(left() > WRITE * 1000 && !clock.owes_nothing());
+        drop(body);
+        assert!(left() <= IDLE && clock.owes_nothing());
     }
 }

@@ -10,18 +10,19 @@ mod session;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shared::wire::frame::{self, EXECUTOR_MAX, Envelope, FrameError};
 use shared::wire::gateway::{Reply, Request};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub(crate) use config::{Config, command};
 pub(crate) use session::{LineError, Session};
 
-/// How long the executor may take to answer, besides what it was asked to wait.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+/// How long the executor may take to answer, besides what it was asked to wait: a database that
+/// another program holds is waited for up to twice 5 s, once behind a batch that is under way.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(12);
 /// More than this is not kept for an executor that reads too slowly.
 const OUTGOING_MAX: usize = 4 * EXECUTOR_MAX;
 
@@ -61,7 +62,7 @@ impl std::error::Error for CallError {
 /// The line to the executor, whether it stands or not.
 pub(crate) struct Executor {
     line: Mutex<Line>,
-    config: RwLock<Option<Arc<Config>>>,
+    config: watch::Sender<Option<Arc<Config>>>,
     /// Number of the next call; never 0, which marks notices, and never used twice.
     next: AtomicU64,
     /// There is something to write.
@@ -86,7 +87,7 @@ impl Executor {
     pub(crate) fn new() -> Self {
         Self {
             line: Mutex::default(),
-            config: RwLock::new(None),
+            config: watch::Sender::new(None),
             next: AtomicU64::new(1),
             outgoing: Notify::new(),
             distrusted: Notify::new(),
@@ -97,12 +98,17 @@ impl Executor {
 
     /// What the executor said last of the configuration; `None` before it ever did.
     pub(crate) fn config(&self) -> Option<Arc<Config>> {
-        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.borrow().clone()
+    }
+
+    /// The same, and each configuration after it.
+    pub(crate) fn configs(&self) -> watch::Receiver<Option<Arc<Config>>> {
+        self.config.subscribe()
     }
 
     /// Puts a configuration in force for all requests that begin from now on.
     pub(crate) fn install(&self, config: Config) {
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(config));
+        self.config.send_replace(Some(Arc::new(config)));
     }
 
     /// Whether calls can be made; asking wakes who would connect.

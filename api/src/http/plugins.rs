@@ -75,7 +75,7 @@ pub(crate) async fn invoke(
 }
 
 /// The catalogue of this front may be older than the executor's, so its refusals are the same.
-fn refused(front: &Front, refusal: &Refusal) -> Failure {
+pub(super) fn refused(front: &Front, refusal: &Refusal) -> Failure {
     match refusal.kind {
         RefusalKind::PluginUnknown => PLUGIN,
         RefusalKind::CommandUnknown => COMMAND,
@@ -88,7 +88,8 @@ fn refused(front: &Front, refusal: &Refusal) -> Failure {
     }
 }
 
-fn accepted(job_id: &JobId, plugin: &str, command: &str) -> String {
+/// The answer to what became a job.
+pub(super) fn accepted(job_id: &JobId, plugin: &str, command: &str) -> String {
     let mut out = String::with_capacity(128);
     out.push_str("{\"job_id\":");
     push_json_text(&mut out, job_id.as_str());

@@ -146,6 +146,7 @@ async fn serve_until_stopped(
     };
     end.log(&front);
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    front.stopping.cancel();
     stop.send_replace(true);
     let drained = async { while servers.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, drained).await.is_err() {
