@@ -14,6 +14,9 @@ nsenter util-linux
 setpriv util-linux
 ip iproute2
 gdb gdb
+strace strace
+mount mount
+chattr e2fsprogs
 cc gcc
 python3 python3
 pgrep procps

@@ -19,7 +19,7 @@ pub(crate) struct Spawn {
 
 /// Runs the plugin as a worker would that keeps no ledger: 1 KiB in, 1 KiB out, wait.
 pub(crate) fn spawn(plugin: &Path, seconds: f64) -> Spawn {
-    let request = format!("{{\"protocol\":2,\"payload\":\"{}\"}}\n", "a".repeat(990));
+    let request = request();
     let rates = (0..3).map(|_| rate(plugin, &request, 2, seconds)).collect();
     let (rate, lowest, highest) = median(rates);
     let mut samples = Vec::new();
@@ -30,6 +30,15 @@ pub(crate) fn spawn(plugin: &Path, seconds: f64) -> Spawn {
         samples.push(at.elapsed());
     }
     Spawn { rate, spread: (lowest, highest), alone: Samples::new(samples) }
+}
+
+/// As many at once as are asked for: a second.
+pub(crate) fn at_once(plugin: &Path, threads: usize, seconds: f64) -> f64 {
+    rate(plugin, &request(), threads, seconds)
+}
+
+fn request() -> String {
+    format!("{{\"protocol\":2,\"payload\":\"{}\"}}\n", "a".repeat(990))
 }
 
 fn rate(plugin: &Path, request: &str, threads: usize, seconds: f64) -> f64 {

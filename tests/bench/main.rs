@@ -1,14 +1,17 @@
 //! The figures of `docs/performance.md`: the product beside the machine's own limit, in one run.
-//! `make bench`; about three minutes. Ratios are what counts: absolute numbers of two machines, or
+//! `make bench`; about ten minutes, of which the sizes take seven. Ratios are what counts: absolute numbers of two machines, or
 //! of two days, are not compared.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 mod floor;
+mod ledger;
 mod load;
+mod sized;
 mod stats;
 
 use std::time::{Duration, Instant};
 
+use ledger::Ledger;
 use load::{Caller, per_second};
 use stats::{Samples, median, millis};
 use tests::instance::Instance;
@@ -19,7 +22,8 @@ use tests::site::Setup;
 const SECRET: &str = "bench-secret-value-0123456789abcdef";
 
 /// What can be measured; all of it when no name is given.
-const PARTS: [&str; 7] = ["start", "idle", "sync", "drained", "http", "spawn", "admission"];
+const PARTS: [&str; 10] =
+    ["start", "idle", "sync", "drained", "http", "spawn", "admission", "workers", "finished", "queued"];
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|word| PARTS.contains(&word.as_str())).collect();
@@ -47,14 +51,30 @@ fn main() {
         with_http(&instance, raw.rate);
     }
     if wanted("spawn") {
-        enqueue_to_spawn(&instance);
+        enqueue_to_spawn(&instance, &Ledger::Empty);
     }
     drop(instance);
     if wanted("admission") {
-        admission();
+        sized::admission(&Ledger::Empty);
+    }
+    if wanted("workers") {
+        sized::by_workers(&Ledger::Empty);
+    }
+    if wanted("finished") {
+        sized(&Ledger::finished());
+    }
+    if wanted("queued") {
+        sized(&Ledger::queued());
     }
     let again = raw_spawn().rate;
     println!("raw spawn again, at the end                  {again:>9.0} /s = {:.2} of the first", again / raw.rate);
+}
+
+/// What a ledger of a size is measured by.
+fn sized(ledger: &Ledger) {
+    sized::admission(ledger);
+    sized::by_workers(ledger);
+    enqueue_to_spawn(&ledger.start(workers(8 + ledger.held())), ledger);
 }
 
 /// R: a rate, and the median of one at a time.
@@ -186,7 +206,7 @@ fn with_http(instance: &Instance, raw: f64) {
 
 /// From the row's creation to the plugin's own first instruction, which also counts exec and the
 /// C library's start.
-fn enqueue_to_spawn(instance: &Instance) {
+fn enqueue_to_spawn(instance: &Instance, from: &Ledger) {
     let body = load::payload();
     let mut caller = Caller::new(instance);
     for _ in 0..1000 {
@@ -209,18 +229,9 @@ fn enqueue_to_spawn(instance: &Instance) {
     });
     let samples = Samples::new(samples.collect());
     println!(
-        "created to the plugin's main()               p50 {:.3} ms  p99 {:.3} ms",
+        "created to the plugin's main(){:<14} p50 {:.3} ms  p99 {:.3} ms",
+        from.name(),
         millis(samples.percentile(50)),
         millis(samples.percentile(99))
     );
-}
-
-/// Durable admission while every worker is held.
-fn admission() {
-    for connections in [64, 8, 1] {
-        let instance = workers(1).start();
-        Caller::new(&instance).trigger("bench", "nap", "{}");
-        let rate = load::admit(&instance, "bench", connections, connections.max(8) * 400);
-        println!("durable admission, {connections:>2} connections            {rate:>9.0} /s");
-    }
 }

@@ -86,16 +86,8 @@ impl Connection {
     /// # Errors
     /// What ended the connection before the answer was whole.
     pub fn try_response(&mut self) -> io::Result<Response> {
-        let head = self.until(b"\r\n\r\n")?;
-        let mut lines = head.trim_end().split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other(format!("no status line: {head:?}")))?;
-        let headers: Vec<(String, String)> = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-            .collect();
-        let mut response = Response { status, headers, body: String::new() };
-        if status >= 200 && status != 204 {
+        let mut response = self.try_head()?;
+        if response.status >= 200 && response.status != 204 {
             let body = if response.header("transfer-encoding").is_some() {
                 self.chunks()?
             } else {
@@ -105,6 +97,34 @@ impl Connection {
             response.body = String::from_utf8(body).map_err(io::Error::other)?;
         }
         Ok(response)
+    }
+
+    /// Reads an answer up to its body, which is read by `chunk` when it comes in chunks.
+    ///
+    /// # Errors
+    /// What ended the connection before.
+    pub fn try_head(&mut self) -> io::Result<Response> {
+        let head = self.until(b"\r\n\r\n")?;
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status line: {head:?}")))?;
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+            .collect();
+        Ok(Response { status, headers, body: String::new() })
+    }
+
+    /// Reads one chunk of a body; an empty one is its end.
+    ///
+    /// # Errors
+    /// What ended the connection before.
+    pub fn chunk(&mut self) -> io::Result<Vec<u8>> {
+        let line = self.until(b"\r\n")?;
+        let length = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        let chunk = self.exactly(length)?;
+        self.exactly(2)?;
+        Ok(chunk)
     }
 
     /// Waits until the peer closes, passing over what still comes.
@@ -123,13 +143,11 @@ impl Connection {
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
-            let line = self.until(b"\r\n")?;
-            let length = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
-            body.extend(self.exactly(length)?);
-            self.exactly(2)?;
-            if length == 0 {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
                 return Ok(body);
             }
+            body.extend(chunk);
         }
     }
 

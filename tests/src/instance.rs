@@ -97,8 +97,10 @@ impl Prepared {
             site.plugin_root.display()
         );
         let api = format!(
-            "api:\n  enabled: true\n  listen: {}\n  auth:\n    tokens:\n      - token: {}\n        scopes: [\"*\"]\n",
-            site.address, site.token
+            "api:\n  enabled: true\n  listen: {}\n  auth:\n    tokens:\n      - token: {}\n        scopes: [\"*\"]\n{}",
+            site.address,
+            site.token,
+            self.setup.tokens_yaml()
         );
         for (name, text) in [("config.yaml", config), ("api.yaml", api), ("plugins.yaml", self.setup.plugins_yaml())] {
             fs::write(site.config.join(name), text).expect("write the configuration");

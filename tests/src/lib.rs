@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod instance;
+pub mod ledger;
+pub mod lone;
 pub mod site;
 pub mod unit_set;
 
+pub mod event_stream;
 pub mod front_peer;
 pub mod http;
 pub mod load;
@@ -16,8 +19,12 @@ pub mod peer;
 pub mod procs;
 pub mod scan;
 pub mod spawner_line;
+pub mod trap;
+pub mod undo;
+pub mod wall;
 
 pub mod command;
+pub mod dice;
 pub mod paths;
 pub mod plugins;
 pub mod scratch;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::command;
 use crate::paths;
@@ -41,8 +42,10 @@ fn compile(name: &str, source: &Path) -> PathBuf {
     if modified(&compiled) > modified(source) {
         return compiled;
     }
-    // By rename: tests run beside each other and must never see half a program.
-    let fresh = folder.join(format!("{name}.{}", std::process::id()));
+    // By rename: tests, and threads of one, run beside each other and must never see half a program.
+    static COMPILED: AtomicU64 = AtomicU64::new(0);
+    let number = COMPILED.fetch_add(1, Ordering::Relaxed);
+    let fresh = folder.join(format!("{name}.{}.{number}", std::process::id()));
     command::succeed(command::command("cc").args(["-O2", "-static", "-Wall", "-Werror", "-o"]).arg(&fresh).arg(source));
     fs::rename(&fresh, &compiled).expect("put the program in place");
     compiled

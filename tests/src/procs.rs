@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -21,6 +21,15 @@ pub fn tree(root: u32) -> Vec<u32> {
         next += 1;
     }
     found
+}
+
+/// Every running process whose working directory or program lies below a folder.
+pub fn of_folder(folder: &Path) -> Vec<u32> {
+    let is_below = |pid: &u32| {
+        let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}"));
+        ["cwd", "exe"].iter().any(|name| link(name).is_ok_and(|target| target.starts_with(folder)))
+    };
+    all().into_iter().filter(|pid| is_below(pid) && lives(*pid)).collect()
 }
 
 /// The name that the kernel keeps, 15 bytes at most.

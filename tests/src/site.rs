@@ -27,6 +27,7 @@ pub struct Setup {
     pub(crate) service: String,
     pub(crate) workers: Option<usize>,
     pub(crate) without_vault: bool,
+    pub(crate) tokens: Vec<(String, Vec<String>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,11 +78,27 @@ impl Setup {
         self
     }
 
+    /// One more API token, besides the site's own.
+    #[must_use]
+    pub fn token(mut self, token: &str, scopes: &[&str]) -> Self {
+        self.tokens.push((token.to_owned(), scopes.iter().map(|&scope| scope.to_owned()).collect()));
+        self
+    }
+
     /// No key, no vault, no lock.
     #[must_use]
     pub fn without_vault(mut self) -> Self {
         self.without_vault = true;
         self
+    }
+
+    /// The entries of `api.auth.tokens` besides the site's own.
+    pub(crate) fn tokens_yaml(&self) -> String {
+        let mut text = String::new();
+        for (token, scopes) in &self.tokens {
+            let _ = writeln!(text, "      - token: {token}\n        scopes: {scopes:?}");
+        }
+        text
     }
 
     /// The plugins' half of the configuration.
@@ -196,7 +213,15 @@ impl Site {
     /// # Panics
     /// When there is no answer.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Response {
-        let bearer = format!("Bearer {}", self.token);
+        self.request_as(&self.token, method, path, body)
+    }
+
+    /// The same with another token.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub fn request_as(&self, token: &str, method: &str, path: &str, body: &str) -> Response {
+        let bearer = format!("Bearer {token}");
         let body = (!body.is_empty()).then_some(body.as_bytes());
         http::request(self.address, method, path, &[("authorization", &bearer)], body)
     }

@@ -46,7 +46,17 @@ fn usage_is_on_stdout_and_knows_no_verbs() {
     let usage = run(&["help"]);
     let usage = text(&usage.stdout);
     assert!(!usage.contains("verb"), "{usage}");
-    for command in ["system start", "config check", "config lock", "plugin lock", "vault init", "secrets keygen"] {
+    for command in [
+        "system start",
+        "system breaker",
+        "job retry",
+        "job cancel",
+        "config check",
+        "config lock",
+        "plugin lock",
+        "vault init",
+        "secrets keygen",
+    ] {
         assert!(usage.contains(&format!("  {command} ")), "{command} in\n{usage}");
     }
 }
@@ -55,6 +65,7 @@ fn usage_is_on_stdout_and_knows_no_verbs() {
 fn what_is_unknown_is_named() {
     check(&["nonsense"], 1, "  ductile <noun> <action> [flags]\n", "Unknown command: nonsense\n\n");
     check(&["system", "watch"], 1, "", "Unknown system action: watch\n");
+    check(&["job", "watch"], 1, "", "Unknown job action: watch\n");
     check(&["config", "token"], 1, "", "Unknown config action: token\n");
     check(&["vault", "nonsense"], 1, "", "Unknown vault action: nonsense\nUsage: ductile vault <action> [flags]\n");
     check(&["secrets", "nonsense"], 1, "", "Unknown secrets action: nonsense\nUsage: ductile secrets <action>\n");
@@ -66,6 +77,12 @@ fn what_is_unknown_is_named() {
 fn nouns_and_actions_explain_themselves() {
     check(&["system"], 1, "", "Usage: ductile system <action>\nActions: start");
     check(&["system", "help"], 0, "(no stop/restart: the service manager owns the daemon lifecycle)\n", "");
+    check(&["job"], 1, "", "Usage: ductile job <action>\nActions: retry, cancel\n");
+    check(&["job", "retry", "x", "--help"], 0, "Usage: ductile job retry <job_id> [--payload JSON ", "");
+    check(&["job", "cancel", "-h"], 0, "Usage: ductile job cancel <job_id> [--json]\n", "");
+    check(&["system", "reset", "--help"], 0, "Usage: ductile system reset <plugin> [--command COMMAND]\n", "");
+    check(&["system", "breaker", "--help"], 0, "Usage: ductile system breaker <plugin> ", "");
+    check(&["system", "scheduler", "--help"], 0, "  --rearm PLUGIN:ID ", "");
     check(&["config", "--help"], 0, "Usage: ductile config <action> [flags]\nActions: check, lock", "");
     check(&["vault"], 1, "", "Usage: ductile vault <action> [flags]\n  init ");
     check(&["vault", "-h"], 0, "Usage: ductile vault <action> [flags]\n  init ", "");
@@ -185,4 +202,52 @@ fn plugin_run_checks_its_payload_first() {
     let both = ["plugin", "run", "echo", "--payload", "{}", "--payload-file", "x"];
     check(&both, 1, "", "Error: use only one of --payload or --payload-file\n");
     check(&["plugin", "run"], 1, "", "Usage: ductile plugin run <name>");
+}
+
+#[test]
+fn what_asks_the_executor_says_what_to_do_without_one() {
+    for arguments in [
+        &["job", "retry", "0198-a"][..],
+        &["job", "cancel", "0198-a"],
+        &["system", "breaker", "echo"],
+        &["system", "reset", "echo"],
+        &["system", "scheduler"],
+        &["system", "scheduler", "--next", "3", "--tz", "Asia/Tokyo"],
+        &["system", "scheduler", "--rearm", "echo:default"],
+    ] {
+        let output = run(arguments);
+        let err = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""), "{arguments:?}");
+        let mut lines = err.lines();
+        let first = lines.next().unwrap_or_default();
+        assert!(first.starts_with("Error: nobody answers on ") && first.ends_with(": is ductile running?"), "{err}");
+        assert!(lines.next().is_some_and(|line| line.contains("start it with 'ductile system start'")), "{err}");
+        assert_eq!(lines.next(), None, "{err}");
+    }
+    let nobody = "Error: nobody answers on ";
+    check(&["job", "cancel", "x", "--json"], 1, &format!("{{\n  \"error\": \"{nobody}"), nobody);
+}
+
+#[test]
+fn what_asks_the_executor_checks_its_arguments_first() {
+    check(&["job", "retry"], 1, "", "Usage: ductile job retry <job_id> ");
+    check(&["job", "cancel", "a", "b"], 1, "", "Flag error: too many arguments\n");
+    check(&["job", "retry", "a", "--payload", "{"], 1, "", "Error: payload must be valid JSON\n");
+    check(&["job", "retry", "a", "--payload", "[]"], 1, "", "Error: payload must be a JSON object\n");
+    let both = ["job", "retry", "a", "--payload", "{}", "--payload-file", "x"];
+    check(&both, 1, "", "Error: use only one of --payload or --payload-file\n");
+    check(&["job", "retry", "a", "--payload-file", "/nonexistent"], 1, "", "Error: read /nonexistent: ");
+    check(&["job", "cancel", "no id"], 1, "", "Error: job not found\n");
+    check(&["system", "breaker"], 1, "", "Usage: ductile system breaker <plugin> ");
+    check(&["system", "reset", "no/name"], 1, "", "Unknown plugin: no/name\n");
+    check(&["system", "breaker", "echo", "--limit", "0"], 1, "", "limit must be greater than zero\n");
+    check(&["system", "breaker", "echo", "--limit", "x"], 1, "", "Flag error: --limit is a whole number, not \"x\"\n");
+    check(&["system", "scheduler", "--next", "101"], 1, "", "next must be at most 100\n");
+    check(&["system", "scheduler", "--next", "0"], 1, "", "next must be greater than zero\n");
+    let zone = ["system", "scheduler", "--next", "1", "--tz", "Mars/Olympus"];
+    check(&zone, 1, "", "Error: unknown time zone \"Mars/Olympus\": expected an IANA name ");
+    check(&["system", "scheduler", "--tz", "UTC"], 1, "", "Error: --tz is for --next\n");
+    check(&["system", "scheduler", "--rearm", "echo"], 1, "", "Error: --rearm takes PLUGIN:ID\n");
+    let both = ["system", "scheduler", "--rearm", "a:b", "--next", "1"];
+    check(&both, 1, "", "Error: use only one of --next or --rearm\n");
 }

@@ -1,6 +1,8 @@
 //! The HTTP front, with the test at the executor's end of its line.
 
 mod callers;
+mod changes;
+mod events;
 mod jobs;
 mod life;
 mod unit;
@@ -22,6 +24,9 @@ fn with_tokens() -> FrontConfig {
         token("catalog-token", &["plugin:ro"]),
         token("status-token", &["jobs:status:ro"]),
         token("star-token", &["*"]),
+        token("jobs-token", &["jobs:rw"]),
+        token("reader-token", &["jobs:rw", "plugin:invoke:ro"]),
+        token("events-token", &["events:ro"]),
         token("none-token", &[]),
         Token { is_admin: true, ..token("admin-token", &[]) },
     ];

@@ -3,13 +3,19 @@
 
 mod boot;
 mod cli;
+mod clock;
+mod crash;
 mod demo;
 mod dispatch;
 mod echo;
+mod events;
+mod faults;
 mod front;
+mod jobs;
 mod kill;
 mod permits;
 mod privileges;
+mod scheduler_cli;
 mod secrets;
 mod spawner;
 mod tidy;

@@ -1,0 +1,50 @@
+/* Leaves one line for each of its runs, the job's id, in a file `runs` beside itself: the side
+ * that no crash of Ductile can change. `"ms":N` anywhere in the request makes it take so long after
+ * that, `"fail":1` makes it end with an error that may be tried again. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+int main(void) {
+    static char request[1 << 16], path[4096];
+    size_t have = 0;
+    ssize_t got;
+    while (have < sizeof request - 1 && (got = read(0, request + have, sizeof request - 1 - have)) > 0) {
+        have += (size_t)got;
+    }
+
+    /* A request that was cut off is no run: whoever wrote it is gone. */
+    static const char name[] = "\"job_id\":\"";
+    char *id = strstr(request, name);
+    char *end = id == NULL ? NULL : strchr(id + sizeof name - 1, '"');
+    if (end == NULL || strstr(request, "\"deadline_at\":") == NULL) return 1;
+    id += sizeof name - 1;
+    static const char milliseconds[] = "\"ms\":";
+    const char *ms = strstr(request, milliseconds);
+    int pause_ms = ms == NULL ? 0 : atoi(ms + sizeof milliseconds - 1);
+    int fails = strstr(request, "\"fail\":1") != NULL;
+
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof "runs");
+    if (length < 0) return 1;
+    path[length] = 0;
+    char *slash = strrchr(path, '/');
+    if (slash == NULL) return 1;
+    strcpy(slash + 1, "runs");
+    int runs = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+    if (runs < 0) return 1;
+    *end = '\n';
+    ssize_t line = end + 1 - id;
+    if (write(runs, id, (size_t)line) != line) return 1;
+
+    const struct timespec pause = {pause_ms / 1000, pause_ms % 1000 * 1000000L};
+    nanosleep(&pause, NULL);
+    if (fails) {
+        puts("{\"status\":\"error\",\"error\":\"as asked\"}");
+        return 0;
+    }
+    puts("{\"status\":\"ok\",\"result\":\"witnessed\"}");
+    return 0;
+}

@@ -1,0 +1,133 @@
+//! `ductile system scheduler`, `breaker` and `reset`, and `GET /scheduler/jobs`, by the real
+//! programs.
+
+use serde_json::Value;
+use tests::instance::Instance;
+use tests::site::{PATIENCE, Setup, json};
+use tests::wait;
+
+/// Nothing of it is due while a test runs, but for the entry that is over.
+const QUIET: &str = "schedules:
+  - { id: night, cron: \"30 2 * * *\", timezone: Europe/Berlin }
+  - { id: over, at: \"2020-01-01T00:00:00Z\" }";
+
+fn cli(instance: &Instance, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let config = instance.config.display().to_string();
+    let output = instance.cli(&[arguments, &["--config", &config]].concat(), b"");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn refused(instance: &Instance, arguments: &[&str], text: &str) {
+    assert_eq!(cli(instance, arguments), (Some(1), String::new(), format!("{text}\n")), "{arguments:?}");
+}
+
+fn parsed(instance: &Instance, arguments: &[&str]) -> Value {
+    serde_json::from_str(&instance.run(arguments, b"")).expect("JSON")
+}
+
+/// The entries as the API shows them, once the one that is over has run.
+fn shown(instance: &Instance) -> Vec<Value> {
+    wait::until("the entry in the past to have run", PATIENCE, || {
+        let response = instance.request("GET", "/scheduler/jobs", "");
+        assert_eq!(response.status, 200, "{}", response.body);
+        let jobs = json(&response)["jobs"].as_array().expect("a list").clone();
+        jobs.iter().any(|job| job["status"] == "exhausted").then_some(jobs)
+    })
+}
+
+#[test]
+fn the_next_starts_are_those_that_the_scheduler_has_recorded() {
+    let instance = Setup::new().plugin_with("tiny", QUIET).start();
+    let jobs = shown(&instance);
+    assert_eq!(jobs.len(), 2, "{jobs:?}");
+    let [night, over] = &jobs[..] else { panic!("{jobs:?}") };
+    assert_eq!(
+        (&night["schedule_id"], &night["mode"], &night["status"]),
+        (&"night".into(), &"cron".into(), &"scheduled".into())
+    );
+    assert_eq!(night["timezone"], "Europe/Berlin");
+    assert_eq!((&over["schedule_id"], &over["mode"], over.get("next_run_at")), (&"over".into(), &"at".into(), None));
+
+    let text = instance.run(&["system", "scheduler", "--next", "3"], b"");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 1 + 3 + 1, "{text}");
+    assert!(lines[0].starts_with("ENTRY"), "{text}");
+    for line in &lines[1..4] {
+        assert!(line.starts_with("tiny:night") && line.contains("T02:30:00+0"), "{text}");
+    }
+    assert!(lines[4].starts_with("tiny:over") && lines[4].contains("exhausted"), "{text}");
+
+    let preview = parsed(&instance, &["system", "scheduler", "--next", "2", "--tz", "Asia/Tokyo", "--json"]);
+    let next = preview["schedules"][0]["next"].as_array().expect("a list");
+    assert_eq!(next.len(), 2, "{preview}");
+    assert!(next.iter().all(|at| at.as_str().is_some_and(|at| at.ends_with("+09:00"))), "{preview}");
+    let first = |text: &Value| shared::time::Timestamp::parse(text.as_str().expect("a time")).expect("a time");
+    assert_eq!(first(&next[0]), first(&night["next_run_at"]));
+}
+
+#[test]
+fn an_entry_that_is_over_is_made_active_again() {
+    let instance = Setup::new().plugin_with("tiny", QUIET).start();
+    shown(&instance);
+    assert_eq!(instance.run(&["system", "scheduler", "--rearm", "tiny:over"], b""), "Re-armed tiny:over.\n");
+    // Its time is past, so it runs once more and is over again.
+    let count = || -> i64 {
+        instance.ledger().query_row("SELECT count(*) FROM job_queue", [], |row| row.get(0)).expect("a count")
+    };
+    wait::until_true("the entry to run once more", PATIENCE, || count() == 2);
+    shown(&instance);
+    for unknown in ["tiny:nothing", "nobody:over", "tiny:"] {
+        refused(&instance, &["system", "scheduler", "--rearm", unknown], &format!("Unknown schedule entry: {unknown}"));
+    }
+}
+
+#[test]
+fn scheduled_jobs_under_way_are_listed() {
+    let keys = "timeouts: { poll: 120s }\nschedules:\n  - { every: 1h }";
+    let instance = Setup::new().plugin_with("holder", keys).service("name: night-watch").start();
+    wait::until("the plugin to run", PATIENCE, || instance.pid_now("holder"));
+    let text = instance.run(&["system", "scheduler"], b"");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[..2], ["Scheduler: night-watch", "Active polls: 1"], "{text}");
+    assert!(lines[2].starts_with("- plugin=holder status=running attempt=1 created="), "{text}");
+    assert!(lines[2].ends_with(" dedupe=holder:poll:default"), "{text}");
+    let polls = parsed(&instance, &["system", "scheduler", "--json"]);
+    assert_eq!((&polls["service_name"], &polls["count"]), (&"night-watch".into(), &1.into()));
+    let id = polls["active_polls"][0]["job_id"].as_str().expect("a job id").to_owned();
+    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.finished(&id);
+    let none = "Scheduler: night-watch\nActive polls: 0\n(none)\n";
+    wait::until_true("the list to be empty", PATIENCE, || instance.run(&["system", "scheduler"], b"") == none);
+}
+
+#[test]
+fn a_breaker_is_shown_and_closed() {
+    let keys = "circuit_breaker: { threshold: 1, reset_after: 1h }\nschedules:\n  - { every: 1h }";
+    let instance = Setup::new().plugin_with("picky", keys).plugin("tiny").start();
+    let breaker = || parsed(&instance, &["system", "breaker", "picky", "--json"]);
+    wait::until_true("the breaker to open", PATIENCE, || breaker()["state"] == "open");
+    let open = breaker();
+    assert_eq!(
+        (&open["plugin"], &open["command"], &open["failure_count"]),
+        (&"picky".into(), &"poll".into(), &1.into())
+    );
+    assert_eq!(open["transitions"][0]["reason"], "failure_threshold");
+    assert_eq!(open["transitions"][0]["job_id"], open["last_job_id"]);
+    let text = instance.run(&["system", "breaker", "picky"], b"");
+    assert!(text.starts_with("Circuit breaker for picky (poll)\nState: open (failure_count=1)\nOpened at: "), "{text}");
+    assert!(text.contains(" -> open reason=failure_threshold failure_count=1 job="), "{text}");
+
+    assert_eq!(instance.run(&["system", "reset", "picky"], b""), "Reset circuit breaker for picky (poll)\n");
+    let closed = breaker();
+    assert_eq!((&closed["state"], &closed["failure_count"]), (&"closed".into(), &0.into()));
+    assert_eq!(closed["transitions"][0]["reason"], "manual_reset");
+    let one = parsed(&instance, &["system", "breaker", "picky", "--limit", "1", "--json"]);
+    assert_eq!(one["transitions"].as_array().map(Vec::len), Some(1));
+
+    let none = "Circuit breaker for tiny (handle)\nState: no current row\nTransitions:\n- none\n";
+    assert_eq!(instance.run(&["system", "breaker", "tiny", "--command", "handle"], b""), none);
+    for action in ["breaker", "reset"] {
+        refused(&instance, &["system", action, "nobody"], "Unknown plugin: nobody");
+    }
+}
