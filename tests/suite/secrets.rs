@@ -185,7 +185,9 @@ fn under_systemd_without_an_agent_secrets_wait_and_the_rest_runs() {
             .secret("canary_key", &value(), &["canary"])
             .start_units();
         assert_eq!(set.run_job("canary", "")["status"], "succeeded");
+        // Whoever connects meanwhile would have the service started again, and the stop cancelled.
         set.systemctl(&[
+            "--job-mode=replace-irreversibly",
             "stop",
             "ductile-vault-agent.socket",
             "ductile-vault-executor.socket",
