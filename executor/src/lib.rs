@@ -8,6 +8,7 @@ pub mod harden;
 pub mod hub;
 pub mod ipc;
 pub mod logging;
+pub mod pipeline;
 pub mod plugin;
 pub mod queue;
 pub mod schedule;

@@ -28,6 +28,7 @@ pub struct Setup {
     pub(crate) workers: Option<usize>,
     pub(crate) without_vault: bool,
     pub(crate) tokens: Vec<(String, Vec<String>)>,
+    pub(crate) pipelines: String,
 }
 
 #[derive(Debug, Clone)]
@@ -85,6 +86,13 @@ impl Setup {
         self
     }
 
+    /// The entries of `pipelines:`, YAML lines without indentation.
+    #[must_use]
+    pub fn pipelines(mut self, entries: &str) -> Self {
+        self.pipelines = entries.to_owned();
+        self
+    }
+
     /// No key, no vault, no lock.
     #[must_use]
     pub fn without_vault(mut self) -> Self {
@@ -111,6 +119,12 @@ impl Setup {
             }
             for line in keys.lines() {
                 let _ = writeln!(text, "    {line}");
+            }
+        }
+        if !self.pipelines.is_empty() {
+            text.push_str("pipelines:\n");
+            for line in self.pipelines.lines() {
+                let _ = writeln!(text, "  {line}");
             }
         }
         text

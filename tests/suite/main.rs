@@ -14,6 +14,7 @@ mod front;
 mod jobs;
 mod kill;
 mod permits;
+mod pipelines;
 mod privileges;
 mod scheduler_cli;
 mod secrets;

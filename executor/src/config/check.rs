@@ -11,7 +11,7 @@ use super::environment::{Environment, first_placeholder};
 use super::model::{Admission, Api, ApiToken, Config, KeptSections, Retention, Secrets, Service, TokenSource};
 use super::paths::{Located, resolve, resolve_state};
 use super::units::Span;
-use super::{child, plugins, raw};
+use super::{child, pipelines, plugins, raw};
 use crate::yaml::quoted;
 
 /// Complaints in the order they are made.
@@ -62,6 +62,7 @@ pub(super) fn check(
             problems.push(format!("plugins.{name}: run_as names an undefined account {account} (not in accounts)"));
         }
     }
+    let pipelines = pipelines::check(raw.pipelines, service.max_causal_hops, &mut problems);
     let config = Config {
         path: located.path.clone(),
         dir: dir.to_path_buf(),
@@ -73,13 +74,13 @@ pub(super) fn check(
         plugin_roots,
         plugins,
         accounts,
+        pipelines,
         kept: KeptSections {
             routes: raw.routes,
             webhooks: raw.webhooks,
             instances: raw.instances,
             remote_ingress: raw.remote_ingress,
             relay: raw.relay,
-            pipelines: raw.pipelines,
             tokens: raw.tokens,
         },
     };

@@ -1,6 +1,6 @@
 //! `ductile config check` (`spec/config.md` 7.3, 7.4): what is wrong or worth a look in a
-//! configuration that loads, against the plugins that are there. The rows for schedules, webhooks,
-//! routes and pipelines belong to those who read those sections.
+//! configuration that loads, against the plugins that are there. The rows for schedules, webhooks
+//! and routes belong to those who read those sections.
 
 use std::fmt::Write as _;
 
@@ -42,6 +42,9 @@ pub fn check(loaded: &Loaded, registry: &Registry) -> Report {
     service(config, &mut report);
     plugin_refs(config, registry, &mut report);
     api(config, registry, &mut report);
+    for message in config.pipelines.unknown_plugins(|name| registry.get(name).is_some()) {
+        report.error("pipelines", "", message);
+    }
     for entry in registry.iter().filter(|entry| !config.plugins.contains_key(&entry.name)) {
         let message = format!("plugin {} discovered but not referenced in config", quoted(entry.name.as_str()));
         report.warn("unused", "", message);

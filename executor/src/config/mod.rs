@@ -14,6 +14,7 @@ mod section;
 
 mod accounts;
 mod check;
+mod pipelines;
 mod plugins;
 
 mod child;

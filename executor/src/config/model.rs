@@ -9,6 +9,7 @@ use shared::log::Level;
 use shared::time::Millis;
 
 use super::section::Kept;
+use crate::pipeline::Graph;
 use crate::schedule::entry::Entry;
 
 /// A configuration that keeps its rules.
@@ -29,6 +30,7 @@ pub struct Config {
     pub plugin_roots: Vec<PathBuf>,
     pub plugins: BTreeMap<PluginName, PluginConf>,
     pub accounts: BTreeMap<AccountName, Account>,
+    pub pipelines: Graph,
     /// Sections that their own parts of the executor read.
     pub kept: KeptSections,
 }
@@ -230,7 +232,6 @@ pub struct KeptSections {
     pub instances: Kept,
     pub remote_ingress: Kept,
     pub relay: Kept,
-    pub pipelines: Kept,
     pub tokens: Kept,
 }
 

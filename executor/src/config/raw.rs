@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::pipelines::Pipeline;
 use super::section::{Kept, Placed, sections};
 use super::units::{Size, Span};
 use crate::yaml::Node;
@@ -26,7 +27,7 @@ sections! {
         instances: Kept,
         remote_ingress: Kept,
         relay: Kept,
-        pipelines: Kept,
+        pipelines: Vec<Pipeline>,
         tokens: Kept,
     }
 

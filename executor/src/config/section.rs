@@ -70,10 +70,23 @@ impl<'a> Slot<'a> {
         Self { node, path: format!("{}[{index}]", self.path), line: node.line, findings: self.findings }
     }
 
-    fn complain(&self, text: &str) {
+    /// The whole path of the file.
+    pub(super) fn file(&self) -> &'a Path {
+        &self.findings.path
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        self.node.is_null()
+    }
+
+    /// A complaint about this value, with the place where it stands.
+    pub(super) fn complaint(&self, text: &str) -> String {
         let path = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
-        let problem = format!("{}: line {}: {path}{text}", self.findings.name, self.line);
-        self.findings.problems.borrow_mut().push(problem);
+        format!("{}: line {}: {path}{text}", self.findings.name, self.line)
+    }
+
+    fn complain(&self, text: &str) {
+        self.findings.problems.borrow_mut().push(self.complaint(text));
     }
 
     fn expected<T>(&self, what: &str) -> Option<T> {

@@ -319,12 +319,12 @@ fn later_files_win_by_presence_and_lists_are_appended() {
     scratch.file("conf.d/20.yaml", "service: {name: three}\n");
     scratch.file(
         "conf.d/10.yaml",
-        "service: {name: two, max_workers: 3}\nplugin_roots: [/b, /a]\npipelines: [{name: x}]\n",
+        "service: {name: two, max_workers: 3}\nplugin_roots: [/b, /a]\npipelines: [{name: x, on: t, steps: [{uses: p}]}]\n",
     );
     scratch.file("conf.d/ignored.yml", "service: {name: no}\n");
     scratch.file(
         "last.yaml",
-        "service: {admission: {require_api_auth: true}}\napi: {enabled: false, auth: {tokens: [{secret_ref: b}]}}\nplugins: {p: {}}\npipelines: [{name: y}]\n\
+        "service: {admission: {require_api_auth: true}}\napi: {enabled: false, auth: {tokens: [{secret_ref: b}]}}\nplugins: {p: {}}\npipelines: [{name: y, on: t, steps: [{uses: p}]}]\n\
          accounts: {default: {uid: 5, gid: 5, state_dir: /s}}\nsecrets: {vault_file: v.age}\n",
     );
     let loaded = load_in(&scratch, &[]).expect("valid");
@@ -338,8 +338,8 @@ fn later_files_win_by_presence_and_lists_are_appended() {
     assert!(!config.plugins[&plugin("p")].enabled && config.plugins[&plugin("q")].enabled);
     assert_eq!(config.accounts.len(), 1);
     assert_eq!(config.secrets.vault_file, scratch.path("v.age"));
-    let pipelines: Vec<_> = config.kept.pipelines.0.iter().map(|kept| kept.file.clone()).collect();
-    assert_eq!(pipelines, [scratch.path("conf.d/10.yaml"), scratch.path("last.yaml")]);
+    let pipelines: Vec<_> = config.pipelines.pipelines().iter().map(|pipeline| pipeline.name.as_str()).collect();
+    assert_eq!(pipelines, ["x", "y"]);
     assert_eq!(loaded.ignored, []);
     assert_eq!(
         loaded.files,

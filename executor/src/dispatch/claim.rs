@@ -11,6 +11,7 @@ use shared::wire::spawner::{RunRefusal, Spawn};
 use super::written::Pending;
 use super::{CAREFUL_START, CLAIM_WINDOW, Dispatcher, Stop};
 use crate::logging::{enabled, log, now};
+use crate::pipeline::Context;
 use crate::plugin::outcome::{self, Failure};
 use crate::plugin::protocol::{RequestParts, request_tail};
 use crate::plugin::supervise::{Command, Ended, RunEvent, Start};
@@ -37,6 +38,8 @@ pub(super) struct Run {
     /// The plugin's lane still counts this run: until its outcome is known, and with a new state
     /// until this is committed.
     pub(super) counted: bool,
+    /// Where the job stands in a pipeline.
+    pub(super) context: Option<Context>,
     /// The agent was asked to compose for it, and is to be told when it may forget.
     pub(super) delivers: bool,
 }
@@ -87,9 +90,17 @@ impl Dispatcher {
             ended: None,
             stdout_withheld: false,
             counted: true,
+            context: None,
             delivers: false,
         };
-        match self.prepare(run, &entry) {
+        let prepared = match self.context_of(&entry.job) {
+            Ok(context) => {
+                entry.context = context;
+                self.prepare(run, &entry)
+            }
+            Err(error) => Err(Failure::terminal(error)),
+        };
+        match prepared {
             Ok(start) => {
                 if enabled(Level::Info) {
                     log_start(&entry, &start.spawn);
@@ -137,6 +148,8 @@ impl Dispatcher {
             config: &plugin.conf.config_json,
             state,
             payload: job.payload.as_deref(),
+            context: entry.context.as_ref(),
+            outside: None,
             deadline_at: entry.started_at.plus(entry.timeout),
         })
         .map_err(|error| Failure::terminal(error.to_string()))?;

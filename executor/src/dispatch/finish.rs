@@ -12,6 +12,7 @@ use shared::wire::vault::Request;
 
 use super::claim::Run;
 use super::report::{cap_subs, log_end, stopwatch, tell_of_output};
+use super::route::{Child, Children};
 use super::written::Pending;
 use super::{Dispatcher, Stop};
 use crate::logging::{enabled, log, now};
@@ -34,6 +35,7 @@ pub(super) struct Done {
     pub(super) failure: Option<(String, Option<FailureReason>)>,
     /// What waiters get; made only when there are some.
     view: Option<Job>,
+    children: Vec<Child>,
     /// The lane is held until the commit, so that the next run sees the state.
     holds_lane: bool,
     /// With its job; for the agent's leave to forget, and, when the state is refused, to complete as
@@ -65,7 +67,17 @@ impl Dispatcher {
         let result = verdict.result.map(Cow::into_owned);
         let stderr = text_of(&ended.stderr);
         let status = verdict.status;
-        let attempt = Attempt { next, status, error, reason, result, stderr, state, subs, spawned: true };
+        let routed = verdict.response.as_ref().map(|response| self.route(&entry, response, now()));
+        let children = match routed.transpose() {
+            Ok(children) => children.unwrap_or_default(),
+            Err(error) => {
+                // Its state stays, its answer too; nobody hears of its events.
+                let attempt =
+                    Attempt { error: Some(error), result, stderr, state, subs, spawned: true, ..Attempt::failed() };
+                return self.complete(run, entry, attempt);
+            }
+        };
+        let attempt = Attempt { next, status, error, reason, result, stderr, state, subs, spawned: true, children };
         self.complete(run, entry, attempt);
     }
 
@@ -163,15 +175,27 @@ impl Dispatcher {
             stopwatch,
             breaker,
             entry: entry_of,
+            routed: attempt.children.routed,
         }));
         let took = entry.started.elapsed();
-        let done = Done { number: run, next: attempt.next, completed_at, took, failure, view, holds_lane, run: entry };
+        let done = Done {
+            number: run,
+            next: attempt.next,
+            completed_at,
+            took,
+            failure,
+            view,
+            children: attempt.children.jobs,
+            holds_lane,
+            run: entry,
+        };
         let ticket = self.number();
         self.pending.insert(ticket, Pending::Completion(Box::new(done)));
         self.writer.submit(ticket, write, urgency);
     }
 
-    pub(super) fn completed(&mut self, done: Done, holds: bool) {
+    /// `admitted`: the jobs of its events that were stored; `None` when the completion did not hold.
+    pub(super) fn completed(&mut self, mut done: Done, admitted: Option<&[JobId]>) {
         if done.holds_lane {
             self.states.remove(&done.run.job.plugin);
             self.ready.release(&done.run.job);
@@ -179,12 +203,13 @@ impl Dispatcher {
         if done.run.delivers {
             self.ask_vault(Request::CloseDelivery { delivery_id: done.number }, Vec::new());
         }
-        if !holds {
+        let Some(admitted) = admitted else {
             // Whoever ended the job counted it (a cancel), or it is gone.
             self.backlog.forget(&done.run.job.job_id);
             let fields = [("job_id", done.run.job.job_id.as_str().into()), ("attempt", done.run.job.attempt.into())];
             return log(Level::Warn, "completion dropped: its claim no longer holds", &fields);
-        }
+        };
+        self.enqueue_children(std::mem::take(&mut done.children), admitted);
         self.publish_done(&done);
         match done.next {
             Next::Terminal { .. } => {
@@ -239,6 +264,8 @@ pub(super) struct Attempt {
     stderr: Option<String>,
     state: Option<StateUpdate>,
     pub(super) subs: Option<String>,
+    /// The jobs that its events make.
+    children: Children,
     /// A child existed, so there is a stopwatch row.
     spawned: bool,
 }
@@ -256,6 +283,7 @@ impl Attempt {
             state: None,
             subs: None,
             spawned: false,
+            children: Children::default(),
         }
     }
 

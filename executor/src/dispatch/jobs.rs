@@ -144,7 +144,7 @@ impl Dispatcher {
                 self.writer.submit(ticket, Write::Printed(printed), Urgency::Lazy);
             }
         }
-        self.completed(done, false);
+        self.completed(done, None);
     }
 
     fn run_of(&self, job_id: &JobId) -> Option<u64> {

@@ -12,6 +12,7 @@ mod jobs;
 mod operate;
 mod publish;
 mod report;
+mod route;
 mod schedule;
 mod scrub;
 mod upkeep;
@@ -34,6 +35,7 @@ use crate::config::Retention;
 use crate::hub::Hub;
 use crate::ipc::{Answer, Role};
 use crate::logging::{self, log, now};
+use crate::pipeline::Graph;
 use crate::plugin::catalog::Catalog;
 use crate::plugin::supervise::{Command, RunEvent, Supervisor};
 use crate::queue::ready::Ready;
@@ -89,6 +91,9 @@ pub struct Parts {
     pub max_workers: usize,
     /// `service.name`: whose jobs the scheduler's are.
     pub service_name: String,
+    /// `service.dedupe_ttl`.
+    pub dedupe_ttl: Millis,
+    pub graph: Graph,
     pub snapshot: Option<String>,
     pub reader: Reader,
     pub writer: Writer,
@@ -144,6 +149,8 @@ pub struct Dispatcher {
     front: FrontConfig,
     max_workers: usize,
     service_name: String,
+    dedupe_ttl: Millis,
+    graph: Graph,
     snapshot: Option<String>,
     reader: Reader,
     writer: Writer,
@@ -215,6 +222,8 @@ impl Dispatcher {
             front: parts.front,
             max_workers: parts.max_workers,
             service_name: parts.service_name,
+            dedupe_ttl: parts.dedupe_ttl,
+            graph: parts.graph,
             snapshot: parts.snapshot,
             reader: parts.reader,
             writer: parts.writer,

@@ -10,6 +10,7 @@ use shared::wire::gateway::JobStatus;
 use super::Dispatcher;
 use super::claim::Run;
 use super::finish::Done;
+use super::route::Child;
 use crate::queue::breaker::{State, Transition};
 use crate::queue::ready::Queued;
 use crate::queue::retry::{FailureReason, delay};
@@ -184,6 +185,22 @@ impl Dispatcher {
             fields.push(("retry_decision_reason", reason.as_str().into()));
         }
         self.hub.publish("job.retry_exhausted", &fields);
+    }
+
+    pub(super) fn publish_routed(&mut self, child: &Child) {
+        let [id, plugin, command] = names(&child.job);
+        let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
+        let (parent, context) = (text(&child.job.parent_job_id), text(&child.job.event_context_id));
+        let fields = [
+            id,
+            ("parent_job_id", (&parent).into()),
+            plugin,
+            command,
+            ("pipeline", (&child.pipeline).into()),
+            ("step_id", (&child.step).into()),
+            ("event_context_id", (&context).into()),
+        ];
+        self.hub.publish("router.enqueued", &fields);
     }
 
     pub(super) fn publish_skipped(&mut self, entry: &Entry, reason: &str, next: Option<Timestamp>) {

@@ -16,9 +16,9 @@ use crate::store::write::{SpawnStatus, StopwatchRow};
 pub(super) fn stopwatch(entry: &Run, attempt: &Attempt, completed_at: Timestamp) -> StopwatchRow {
     StopwatchRow {
         plugin: entry.job.plugin.to_string(),
-        pipeline: None,
-        step_id: None,
-        pipeline_instance_id: None,
+        pipeline: entry.context.as_ref().map(|context| context.pipeline.clone()),
+        step_id: entry.context.as_ref().map(|context| context.step.clone()),
+        pipeline_instance_id: entry.context.as_ref().and_then(|context| context.instance.clone()),
         enter_wall_ns: entry.started_at.unix_nanos(),
         exit_wall_ns: completed_at.unix_nanos(),
         dur_ns: i64::try_from(entry.started.elapsed().as_nanos()).unwrap_or(i64::MAX),
@@ -80,10 +80,6 @@ pub(super) fn tell_of_output(job: &Queued, ended: &Ended, response: Option<&Resp
             "wrongly typed member left out of the response",
             &[ids[0], ids[1], ("member", (*name).into())],
         );
-    }
-    if !response.events.is_empty() {
-        let events = i64::try_from(response.events.len()).unwrap_or(i64::MAX);
-        log(Level::Info, "events dropped: no router", &[ids[0], ids[1], ("count", events.into())]);
     }
     if enabled(Level::Info) {
         for entry in &response.logs {

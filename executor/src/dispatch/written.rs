@@ -81,7 +81,10 @@ impl Dispatcher {
                     self.state_refused(*done, text, returned);
                 }
                 (Some(Pending::Completion(done)), Applied::Stale) => self.dropped(*done, returned),
-                (Some(Pending::Completion(done)), applied) => self.completed(*done, applied == Applied::Completed),
+                (Some(Pending::Completion(done)), Applied::Completed { admitted }) => {
+                    self.completed(*done, Some(&admitted));
+                }
+                (Some(Pending::Completion(done)), _) => self.completed(*done, None),
                 (Some(Pending::Cancel { job_id, answer }), applied) => self.cancelled(&job_id, &applied, answer),
                 (Some(Pending::Look(looked)), Applied::Scheduled { cancelled, duplicates }) => {
                     self.looked(*looked, &cancelled, &duplicates);
@@ -138,7 +141,7 @@ impl Dispatcher {
             // The table is left for the next round.
             Some(Pending::Prune { table }) => self.pruned(table, 0),
             Some(Pending::Note | Pending::Reanchor { .. }) if refused => {}
-            Some(Pending::Completion(done)) if refused => self.completed(*done, false),
+            Some(Pending::Completion(done)) if refused => self.completed(*done, None),
             Some(pending) => {
                 self.pending.insert(ticket, pending);
                 self.unwritten.extend(write.map(|write| (ticket, write)));

@@ -2,14 +2,21 @@
 //! (`spec/plugins.md` 4 and 5). Pure: text in, text out. JSON that is only passed on is never
 //! parsed into values and never written again.
 
+mod event;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use shared::log::push_json_text;
 use shared::time::Timestamp;
+
+pub use event::{Emitted, EventFault, Outside};
+
+use crate::pipeline::Context;
+use crate::pipeline::context::ContextError;
+use crate::pipeline::object::{self, Member};
 
 /// What a request is made of; JSON fields are checked text.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +31,10 @@ pub struct RequestParts<'a> {
     pub state: &'a str,
     /// The job's stored payload.
     pub payload: Option<&'a str>,
+    /// Where the job stands in a pipeline, if it does.
+    pub context: Option<&'a Context>,
+    /// Set where the payload came by a webhook or a relay.
+    pub outside: Option<Outside<'a>>,
     pub deadline_at: Timestamp,
 }
 
@@ -43,14 +54,13 @@ impl std::error::Error for EventError {}
 /// (`spec/vault.md` 17.3), and with its newline.
 ///
 /// # Errors
-/// A `handle` payload that is no event envelope.
+/// A `handle` payload that is no object or a wrong envelope, and a context that is no object.
 pub fn request_tail(parts: RequestParts<'_>) -> Result<Vec<u8>, EventError> {
     let object = parts.payload.filter(|text| is_filled_object(text));
-    let mut context = String::from("{\"ductile_plugin\":");
-    push_json_text(&mut context, parts.plugin);
-    context.push('}');
-
-    let mut out = String::with_capacity(512 + parts.config.len() + parts.state.len() + object.map_or(0, str::len));
+    let context = request_context(parts.plugin, parts.context).map_err(|error| EventError(error.to_string()))?;
+    let gathered = parts.context.map_or(0, |context| 2 * context.accumulated.len());
+    let payload_len = 2 * object.map_or(0, str::len);
+    let mut out = String::with_capacity(1024 + parts.config.len() + parts.state.len() + payload_len + gathered);
     out.push_str("\"protocol\":2,\"job_id\":");
     push_json_text(&mut out, parts.job_id);
     out.push_str(",\"command\":");
@@ -66,12 +76,12 @@ pub fn request_tail(parts: RequestParts<'_>) -> Result<Vec<u8>, EventError> {
         out.push_str(payload);
     }
     out.push_str(",\"context\":");
-    out.push_str(&context);
+    object::push(&mut out, &context);
     if parts.command == "handle"
         && let Some(payload) = parts.payload
     {
         out.push_str(",\"event\":");
-        out.push_str(&event(payload, parts.plugin)?);
+        event::push(&mut out, payload, &context, parts.outside)?;
     }
     out.push_str(",\"deadline_at\":\"");
     out.push_str(&parts.deadline_at.to_string());
@@ -84,54 +94,26 @@ fn is_filled_object(text: &str) -> bool {
     text.trim_start().strip_prefix('{').is_some_and(|rest| !rest.trim_start().starts_with('}'))
 }
 
-/// The envelope that a `handle` payload may be; wrongly typed fields fail.
-#[derive(Deserialize)]
-struct Envelope {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    payload: Option<Map<String, Value>>,
-    dedupe_key: Option<String>,
-    source: Option<String>,
-    timestamp: Option<String>,
-    event_id: Option<String>,
-}
-
-/// The `event` member of a `handle` request (`spec/plugins.md` 4, "Building `event`").
-fn event(payload: &str, plugin: &str) -> Result<String, EventError> {
-    let fail = |error: serde_json::Error| EventError(error.to_string());
-    let envelope: Envelope = serde_json::from_str(payload).map_err(fail)?;
-    let (kind, mut inner) = match (envelope.kind, envelope.payload) {
-        (None, None) => (String::new(), serde_json::from_str(payload).map_err(fail)?),
-        (kind, inner) => (kind.unwrap_or_default(), inner.unwrap_or_default()),
-    };
-    inner.entry("ductile_plugin").or_insert_with(|| Value::from(plugin));
-    let mut out = String::from("{\"type\":");
-    push_json_text(&mut out, &kind);
-    out.push_str(",\"payload\":");
-    out.push_str(&Value::Object(inner).to_string());
-    let timestamp = envelope.timestamp.unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned());
-    for (name, value) in [
-        ("dedupe_key", envelope.dedupe_key),
-        ("source", envelope.source),
-        ("timestamp", Some(timestamp)),
-        ("event_id", envelope.event_id),
-    ] {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            out.push_str(",\"");
-            out.push_str(name);
-            out.push_str("\":");
-            push_json_text(&mut out, &value);
+/// The members of the request's `context`: what the core says, then what was gathered under other
+/// keys.
+fn request_context<'a>(plugin: &str, context: Option<&'a Context>) -> Result<Vec<Member<'a>>, ContextError> {
+    let mut members: Vec<Member<'a>> = vec![("ductile_plugin".into(), object::text(plugin).into())];
+    let Some(context) = context else { return Ok(members) };
+    members.extend(context.request_members());
+    let ours = members.len();
+    for (key, value) in context.gathered()? {
+        if !members[..ours].iter().any(|(own, _)| *own == key) {
+            members.push((key.into(), value.get().into()));
         }
     }
-    out.push('}');
-    Ok(out)
+    Ok(members)
 }
 
 /// A valid answer of a plugin, borrowed from what it printed.
 #[derive(Debug)]
 pub struct Response<'a> {
     pub status: Status<'a>,
-    /// Objects as printed, unrouted.
+    /// Objects as printed; `Emitted::parse` reads one.
     pub events: Vec<&'a RawValue>,
     /// An object with at least one key, as printed.
     pub state_updates: Option<&'a RawValue>,
@@ -257,6 +239,8 @@ pub fn decode(stdout: &[u8]) -> Result<Response<'_>, ResponseError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn parts<'a>(command: &'a str, payload: Option<&'a str>) -> RequestParts<'a> {
@@ -267,12 +251,18 @@ mod tests {
             config: "{\"n\":12345678901234567890123}",
             state: "{}",
             payload,
+            context: None,
+            outside: None,
             deadline_at: Timestamp::from_unix_nanos(0),
         }
     }
 
     fn request(command: &str, payload: Option<&str>) -> Value {
-        let tail = request_tail(parts(command, payload)).expect("valid");
+        request_of(parts(command, payload))
+    }
+
+    fn request_of(parts: RequestParts<'_>) -> Value {
+        let tail = request_tail(parts).expect("valid");
         assert_eq!(tail.last(), Some(&b'\n'));
         let mut whole = b"{".to_vec();
         whole.extend_from_slice(&tail);
@@ -311,11 +301,22 @@ mod tests {
     }
 
     #[test]
-    fn handle_refuses_what_is_no_envelope() {
-        for bad in ["[1]", "{\"type\":5}", "{\"payload\":[]}", "\"x\""] {
-            let error = request_tail(parts("handle", Some(bad))).expect_err(bad);
-            assert!(error.to_string().starts_with("failed to unmarshal event payload: "), "{error}");
-        }
+    fn a_step_knows_where_it_stands_and_what_was_gathered() {
+        let accumulated = r#"{"ductile":{"pipeline_instance_id":"i","route_depth":2,"route_max_depth":3},"ductile_plugin":"forged","doc":{"n":12345678901234567890123},"k":"context"}"#;
+        let text = |text: &str| Some(text.to_owned());
+        let context = Context::of_row("c".to_owned(), text("p"), text("s"), accumulated.to_owned()).expect("valid");
+        let payload = r#"{"type":"t","payload":{"k":"event"},"event_id":"e"}"#;
+        let request = request_of(RequestParts { context: Some(&context), ..parts("handle", Some(payload)) });
+        assert_eq!(
+            request["context"].to_string(),
+            r#"{"doc":{"n":12345678901234567890123},"ductile":{"pipeline_instance_id":"i","route_depth":2,"route_max_depth":3},"ductile_pipeline":"p","ductile_pipeline_instance_id":"i","ductile_plugin":"disk \"x\"","ductile_route_depth":2,"ductile_route_max_depth":3,"ductile_step_id":"s","k":"context"}"#
+        );
+        let mut expected = request["context"].clone();
+        expected["k"] = "event".into();
+        assert_eq!(request["event"]["payload"], expected);
+        assert_eq!(request["payload"].to_string(), r#"{"event_id":"e","payload":{"k":"event"},"type":"t"}"#);
+        let poll = request_of(RequestParts { context: Some(&context), ..parts("poll", Some("{\"a\":1}")) });
+        assert_eq!((&poll["context"], &poll["event"]), (&request["context"], &Value::Null));
     }
 
     #[test]

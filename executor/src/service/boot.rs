@@ -35,10 +35,42 @@ pub(super) struct Ready {
     pub(super) recovered: Vec<Recovered>,
 }
 
+/// The same without the sockets.
+struct Parts {
+    loaded: Loaded,
+    registry: Registry,
+    spawner: SpawnerLine,
+    mode: Mode,
+    lock: std::fs::File,
+    writer_connection: store::WriteConnection,
+    store: store::Store,
+    snapshot: Option<String>,
+    recovered: Vec<Recovered>,
+}
+
+impl Parts {
+    fn with(self, sockets: Sockets) -> Ready {
+        let Self { loaded, registry, spawner, mode, lock, writer_connection, store, snapshot, recovered } = self;
+        Ready { loaded, registry, sockets, spawner, mode, lock, writer_connection, store, snapshot, recovered }
+    }
+}
+
 pub(super) fn boot(arguments: &Arguments, line: Option<&OwnedFd>) -> Result<Ready, StartError> {
     let sockets = taken::take_sockets(arguments, line)?;
+    match prepare(arguments, &sockets) {
+        Ok(parts) => Ok(parts.with(sockets)),
+        Err(error) => {
+            // They stay open until the process has said why it ends: a front that saw its line close
+            // before that would be taken for the cause.
+            std::mem::forget(sockets);
+            Err(error)
+        }
+    }
+}
+
+fn prepare(arguments: &Arguments, sockets: &Sockets) -> Result<Parts, StartError> {
     let held = rustix::thread::capabilities(None).map_err(|error| StartError::Harden(error.to_string()))?.effective;
-    let mut spawner = taken::start_spawner(arguments, &sockets)?;
+    let mut spawner = taken::start_spawner(arguments, sockets)?;
     harden::give_up().map_err(|error| StartError::Harden(chain(&error)))?;
 
     let environment = Environment::of_process();
@@ -72,7 +104,7 @@ pub(super) fn boot(arguments: &Arguments, line: Option<&OwnedFd>) -> Result<Read
     let recovered = recover(&mut writer_connection, config).map_err(|error| refuse(chain(&error)))?;
     let snapshot = record_snapshot(&writer_connection, &loaded).map_err(|error| refuse(chain(&error)))?;
     let snapshot = Some(snapshot);
-    Ok(Ready { loaded, registry, sockets, spawner, mode, lock, writer_connection, store, snapshot, recovered })
+    Ok(Parts { loaded, registry, spawner, mode, lock, writer_connection, store, snapshot, recovered })
 }
 
 /// Takes the PID lock for life; the kernel frees it at death.
@@ -115,6 +147,10 @@ fn discover(config: &Config) -> Result<Registry, StartError> {
     let found = found.map_err(refuse).and_then(|mut registry| {
         registry.alias(config, &mut notes).map_err(refuse)?;
         registry.check_usable(config).map_err(refuse)?;
+        let unknown = config.pipelines.unknown_plugins(|plugin| registry.get(plugin).is_some());
+        if !unknown.is_empty() {
+            return Err(refuse(unknown.join("\n")));
+        }
         Ok(registry)
     });
     for note in &notes {

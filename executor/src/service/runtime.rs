@@ -162,6 +162,8 @@ impl Ready {
             front,
             max_workers: if posture == Posture::ManagementOnly { 0 } else { config.service.max_workers },
             service_name: config.service.name.clone(),
+            dedupe_ttl: config.service.dedupe_ttl,
+            graph: config.pipelines.clone(),
             snapshot,
             reader: store.reader().map_err(|error| refuse(chain(&error)))?,
             writer: writer.map_err(refuse)?,

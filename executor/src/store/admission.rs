@@ -23,8 +23,8 @@ static JOBS: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::new(HEAD, ROW));
 
 static JOB_OF_EVENT: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "{HEAD} VALUES {ROW} ON CONFLICT (parent_job_id, source_event_id, plugin, command) \
-         WHERE source_event_id IS NOT NULL DO NOTHING"
+        // Its id is derived from the event, so it is there whenever the event's mark is.
+        "{HEAD} VALUES {ROW} ON CONFLICT DO NOTHING"
     )
 });
 

@@ -143,7 +143,7 @@ impl<'a> Overtaken<'a> {
         let Write::Complete(completion) = write else { return None };
         let claim = completion.claim.as_ref()?;
         let held = self.claims.remove(&(&claim.job_id, claim.attempt)).flatten();
-        held.filter(|_| *applied != Applied::Completed)
+        held.filter(|_| !matches!(applied, Applied::Completed { .. }))
     }
 }
 
@@ -198,7 +198,12 @@ fn check(write: &Write) -> Result<(), StoreError> {
         Write::Admit(job) | Write::AdmitUnique(job, _) => {
             check_admission(&job.plugin, &job.command, &job.submitted_by).map_err(|e| refused(e.to_string()))
         }
-        Write::Complete(completion) => check_end(completion).map_err(refused),
+        Write::Complete(completion) => completion
+            .routed
+            .iter()
+            .try_for_each(|routed| check_admission(&routed.job.plugin, &routed.job.command, &routed.job.submitted_by))
+            .map_err(|e| refused(e.to_string()))
+            .and_then(|()| check_end(completion).map_err(refused)),
         Write::Schedule(wanted) => wanted.jobs.iter().try_for_each(|(job, _)| {
             check_admission(&job.plugin, &job.command, &job.submitted_by).map_err(|e| refused(e.to_string()))
         }),

@@ -11,7 +11,7 @@ use super::ledger::{Ledger, Transition};
 use super::log::LogRow;
 use super::time_text::TimeTexts;
 use super::write::{Applied, Claim, Completion, Next};
-use super::{breaker, schedule, state, stopwatch};
+use super::{breaker, routed, schedule, state, stopwatch};
 
 /// The batch's connection and what it shares.
 #[derive(Debug)]
@@ -103,7 +103,8 @@ pub(super) fn complete<'a>(context: &mut Context<'_, 'a>, completion: &'a Comple
     if let Some(entry) = &completion.entry {
         schedule::succeeded(context.connection, entry, job_id, &completed_at)?;
     }
-    Ok(Applied::Completed)
+    let admitted = routed::store(context, &completion.routed)?;
+    Ok(Applied::Completed { admitted })
 }
 
 const TERMINAL: &str = "UPDATE job_queue SET status = ?3, completed_at = ?4, last_error = ?5 \

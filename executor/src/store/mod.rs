@@ -23,6 +23,7 @@ mod ledger;
 mod log;
 mod place;
 mod retention;
+mod routed;
 mod rows;
 mod schedule;
 mod schema;

@@ -103,6 +103,32 @@ pub struct Completion {
     pub breaker: Option<BreakerChange>,
     /// The schedule entry whose success this is: plugin and schedule id.
     pub entry: Option<(String, String)>,
+    /// The jobs that its events made, those of one event next to each other.
+    pub routed: Vec<Routed>,
+}
+
+/// One job that an event of a finished job made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routed {
+    /// Its rows of `event_context`, the outer one first; one that is there already stays.
+    pub contexts: Vec<EventContext>,
+    /// Has a source event: where this event already made this very job, nothing is stored.
+    pub job: NewJob,
+    /// Where this finds a duplicate, nothing is stored either. The jobs of one event are not compared
+    /// with each other.
+    pub check: Option<dedupe::Check>,
+}
+
+/// One row of `event_context` (`spec/pipelines.md` 7.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventContext {
+    pub id: String,
+    pub parent_id: Option<String>,
+    pub pipeline_name: Option<String>,
+    pub step_id: Option<String>,
+    /// A JSON object, as text.
+    pub accumulated_json: String,
+    pub created_at: Timestamp,
 }
 
 /// The end of a job that did not come from its plugin: status `dead`, transition and log row of the
@@ -276,7 +302,10 @@ pub enum Applied {
     /// This source event already made a job of this plugin and command; nothing was stored.
     Conflict,
     Claimed,
-    Completed,
+    Completed {
+        /// The jobs of its events that were stored, in order.
+        admitted: Vec<JobId>,
+    },
     /// The claim or the attempt no longer holds; nothing was stored.
     Stale,
     /// The state that would result is not acceptable; nothing was stored, and the attempt is to be

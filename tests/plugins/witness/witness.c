@@ -1,6 +1,7 @@
 /* Leaves one line for each of its runs, the job's id, in a file `runs` beside itself: the side
  * that no crash of Ductile can change. `"ms":N` anywhere in the request makes it take so long after
- * that, `"fail":1` makes it end with an error that may be tried again. */
+ * that, `"fail":1` makes it end with an error that may be tried again, `"emit":N` makes it answer
+ * with so many events, up to nine. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,9 @@ int main(void) {
     static const char milliseconds[] = "\"ms\":";
     const char *ms = strstr(request, milliseconds);
     int pause_ms = ms == NULL ? 0 : atoi(ms + sizeof milliseconds - 1);
+    static const char events[] = "\"emit\":";
+    const char *emit = strstr(request, events);
+    int emits = emit == NULL ? 0 : atoi(emit + sizeof events - 1);
     int fails = strstr(request, "\"fail\":1") != NULL;
 
     ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof "runs");
@@ -45,6 +49,10 @@ int main(void) {
         puts("{\"status\":\"error\",\"error\":\"as asked\"}");
         return 0;
     }
-    puts("{\"status\":\"ok\",\"result\":\"witnessed\"}");
+    fputs("{\"status\":\"ok\",\"result\":\"witnessed\",\"events\":[", stdout);
+    for (int number = 0; number < emits && number < 9; number++) {
+        printf("%s{\"type\":\"witnessed\",\"payload\":{\"number\":%d}}", number == 0 ? "" : ",", number);
+    }
+    puts("]}");
     return 0;
 }

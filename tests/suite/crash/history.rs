@@ -17,6 +17,10 @@ use tests::{ledger, wait};
 pub(super) const PLAIN: &str = "witness";
 /// The same program; used by jobs that fail and soon have spent their attempts.
 pub(super) const FAILING: &str = "failing";
+/// The same program; what the events of the others make.
+const CHILD: &str = "child";
+/// What follows an event: two steps, so that each event makes two jobs in the end.
+const PIPELINE: &str = "- name: after\n  on: witnessed\n  steps: [{id: one, uses: child}, {id: two, uses: child}]";
 
 pub(super) struct History {
     pub(super) prepared: Prepared,
@@ -46,6 +50,8 @@ impl History {
             .workers(4)
             .plugin_with(PLAIN, "retry: { max_attempts: 50, backoff_base: 1ms }\nparallelism: 4")
             .plugin_with(FAILING, "uses: witness\nretry: { max_attempts: 3, backoff_base: 1ms }")
+            .plugin_with(CHILD, "uses: witness\nretry: { max_attempts: 50, backoff_base: 1ms }\nparallelism: 4")
+            .pipelines(PIPELINE)
             .prepare();
         Self {
             prepared,
@@ -138,6 +144,29 @@ impl History {
             }
             // Each run that left no attempt behind was cut off by a kill of its own.
             assert!(runs <= job.attempts.len() + self.kills, "{id} ran {runs} times: {job:?}");
+        }
+        // Each event made one job and that one another: none is missing, none is there twice.
+        let mut statement = ledger
+            .prepare(
+                "SELECT parent.id, parent.status, coalesce(json_extract(parent.payload, '$.emit'), 0), \
+                 parent.submitted_by = 'route' AND context.step_id = 'one', \
+                 (SELECT count(*) FROM job_queue child WHERE child.parent_job_id = parent.id) \
+                 FROM job_queue parent LEFT JOIN event_context context ON context.id = parent.event_context_id",
+            )
+            .expect("a query");
+        let mut rows = statement.query([]).expect("rows");
+        while let Some(row) = rows.next().expect("a row") {
+            let (id, status): (String, String) = (row.get(0).expect("an id"), row.get(1).expect("a status"));
+            let (emitted, has_next): (i64, Option<bool>) = (row.get(2).expect("a count"), row.get(3).expect("a flag"));
+            let children: i64 = row.get(4).expect("a count");
+            let expected = if status != "succeeded" {
+                0
+            } else if has_next == Some(true) {
+                1
+            } else {
+                emitted
+            };
+            assert_eq!(children, expected, "children of {id}, which {status}");
         }
         self.promised.len()
     }

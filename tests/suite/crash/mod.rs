@@ -101,6 +101,12 @@ fn walk(lanes: usize, age: Duration, payload: &str) -> Steps {
 }
 
 #[test]
+fn at_each_step_of_a_job_whose_events_make_others() {
+    let steps = walk(4, CAREFUL, r#"{"emit":2}"#);
+    assert!(steps.kills() >= 40, "{}", steps.report());
+}
+
+#[test]
 #[expect(clippy::print_stderr, reason = "how many steps there were is shown with what failed")]
 fn at_each_step_of_a_start_that_finds_a_job_running() {
     let steps = Steps::new(&["pwrite64", "fdatasync", "ftruncate", "unlink"]);
@@ -196,7 +202,7 @@ fn load(history: &mut History, front: &mut Front, dice: &mut Dice, jobs: u64) {
         while sent < jobs && sent < answered + AT_ONCE {
             let request = match dice.below(6) {
                 0 => trigger(FAILING, r#"{"fail":1}"#),
-                1 => trigger(PLAIN, &format!(r#"{{"ms":{}}}"#, dice.below(30))),
+                1 => trigger(PLAIN, &format!(r#"{{"ms":{},"emit":{}}}"#, dice.below(30), dice.below(3))),
                 2 => trigger(PLAIN, &format!(r#"{{"text":"{}"}}"#, "a".repeat(1 + dice.count(20_000)))),
                 _ => trigger(PLAIN, ""),
             };

@@ -149,6 +149,7 @@ fn completion(id: &str, attempt: u32, next: Next) -> Completion {
         stopwatch: None,
         breaker: None,
         entry: None,
+        routed: Vec::new(),
     }
 }
 
