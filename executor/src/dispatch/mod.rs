@@ -103,6 +103,8 @@ pub struct Parts {
     pub principals: Vec<String>,
     pub started_at: Timestamp,
     pub retention: Retention,
+    /// `service.tick_interval`.
+    pub tick_interval: Millis,
     /// Of the enabled plugins, by name, in their order.
     pub entries: Vec<Entry>,
     /// What a crash had left running.
@@ -237,7 +239,7 @@ impl Dispatcher {
             schedules,
             hub: Hub::new(parts.started_at),
             clock: WallClock::new().map_err(DispatchError::Timer)?,
-            upkeep: Upkeep::new(&parts.retention),
+            upkeep: Upkeep::new(&parts.retention, parts.tick_interval),
             ready: Ready::default(),
             backlog: Backlog::default(),
             depth,
@@ -384,6 +386,7 @@ impl Dispatcher {
             stop.killed = Some(at);
             self.end_all(STOP_KILL);
         }
+        self.publish_tick(at, time);
         self.prune(at);
         self.look_at_schedules(time);
         if let Err(error) = self.take_in(time) {
@@ -400,7 +403,7 @@ impl Dispatcher {
         let stop = self.stopping.as_ref().map(Stop::next);
         let again = self.writer_failing.as_ref().map(|failing| failing.until);
         let rests = self.stopping.is_some() || self.writer_failing.is_some();
-        let others = [self.hub.next_wake(), self.upkeep.next_wake().filter(|_| !rests)];
+        let others = [self.hub.next_wake(), Some(self.upkeep.next_tick()), self.upkeep.next_wake().filter(|_| !rests)];
         [claim, wait, scrub, stop, again].into_iter().chain(others).flatten().min()
     }
 

@@ -1,5 +1,5 @@
-//! Retention: old rows go in bounded batches, one after the other, now and then
-//! (`spec/queue-and-scheduler.md` 9, 14.17, 14.20).
+//! What comes round by itself: the tick of the hub, and retention, which takes old rows in bounded
+//! batches, one after the other, now and then (`spec/queue-and-scheduler.md` 7.1, 9, 14.17, 14.20).
 
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,14 @@ pub(super) struct Upkeep {
     rows: u64,
     /// `None` while a batch is with the writer.
     next: Option<Instant>,
+    /// `service.tick_interval`, and when `scheduler.tick` is published next.
+    tick_every: Duration,
+    tick: Instant,
 }
 
 impl Upkeep {
     /// Tables whose retention is 0 are left alone.
-    pub(super) fn new(retention: &Retention) -> Self {
+    pub(super) fn new(retention: &Retention, tick_every: Millis) -> Self {
         let tables = [
             (Pruned::JobLog, retention.job_log),
             (Pruned::JobQueue, retention.job_queue),
@@ -46,7 +49,12 @@ impl Upkeep {
             (Pruned::Stopwatch, retention.stopwatch),
         ];
         let tables = tables.into_iter().filter(|(_, kept)| kept.0 > 0).collect();
-        Self { tables, place: 0, rows: 0, next: Some(Instant::now() + FIRST) }
+        let (tick_every, tick) = (tick_every.as_duration(), Instant::now());
+        Self { tables, place: 0, rows: 0, next: Some(tick + FIRST), tick_every, tick }
+    }
+
+    pub(super) fn next_tick(&self) -> Instant {
+        self.tick
     }
 
     pub(super) fn next_wake(&self) -> Option<Instant> {
@@ -55,6 +63,15 @@ impl Upkeep {
 }
 
 impl Dispatcher {
+    /// Tells those who watch that the scheduler lives.
+    pub(super) fn publish_tick(&mut self, at: Instant, time: Timestamp) {
+        if self.upkeep.tick <= at {
+            self.upkeep.tick = at + self.upkeep.tick_every;
+            let text = time.to_string();
+            self.hub.publish("scheduler.tick", &[("at", (&text).into())]);
+        }
+    }
+
     /// Hands the next batch to the writer when it is time.
     pub(super) fn prune(&mut self, at: Instant) {
         let waits = self.upkeep.next.is_none_or(|next| next > at);

@@ -172,6 +172,7 @@ impl Ready {
             principals: introduction.principals,
             started_at: now(),
             retention: config.service.retention,
+            tick_interval: config.service.tick_interval,
             recovered,
             entries: config.plugins.values().flat_map(|plugin| plugin.schedules.iter().cloned()).collect(),
         })

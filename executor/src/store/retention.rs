@@ -89,8 +89,12 @@ fn prune_queue(connection: &Connection, before: &str, limit: u32) -> rusqlite::R
     Ok(rows)
 }
 
-const FACTS: &str = "DELETE FROM plugin_facts WHERE rowid IN (SELECT rowid FROM plugin_facts \
+// The newest fact of a type stands for what the plugin knows, and stays.
+const FACTS: &str = "DELETE FROM plugin_facts WHERE rowid IN (SELECT old.rowid FROM plugin_facts old \
                      INDEXED BY plugin_facts_plugin_created_at_idx WHERE plugin_name = ?3 AND created_at < ?1 \
+                     AND EXISTS (SELECT 1 FROM plugin_facts newer \
+                     INDEXED BY plugin_facts_plugin_type_created_at_idx WHERE newer.plugin_name = old.plugin_name \
+                     AND newer.fact_type = old.fact_type AND newer.created_at > old.created_at) \
                      ORDER BY created_at LIMIT ?2)";
 
 fn prune_facts(connection: &Connection, before: &str, limit: u32) -> rusqlite::Result<usize> {

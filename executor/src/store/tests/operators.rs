@@ -107,7 +107,8 @@ fn what_a_job_names_is_kept_and_so_are_the_newest() {
              VALUES ('p', 'a', '2020', '2020', 'missed', ''), ('p', 'a', '2021', '2021', 'missed', ''), \
              ('q', 'a', '2020', '2020', 'missed', ''); \
              INSERT INTO plugin_facts (id, plugin_name, fact_type, job_id, command, fact_json, created_at) \
-             VALUES ('a', 'p', 't', 'j', 'c', '{}', '2020'), ('b', 'q', 't', 'j', 'c', '{}', '2020')",
+             VALUES ('a', 'p', 't', 'j', 'c', '{}', '2020'), ('b', 'p', 't', 'j', 'c', '{}', '2021'), \
+             ('c', 'p', 'u', 'j', 'c', '{}', '2020'), ('d', 'q', 't', 'j', 'c', '{}', '2020')",
         )
         .expect("filled");
     let prune = |table| home.apply(Write::Prune(Prune { table, before: at(0), limit: 100 }));
@@ -120,7 +121,8 @@ fn what_a_job_names_is_kept_and_so_are_the_newest() {
         home.column::<String>("SELECT plugin || slot_at FROM schedule_occurrences ORDER BY 1"),
         ["p2021", "q2020"]
     );
-    assert_eq!(prune(Pruned::PluginFacts), Applied::Pruned { rows: 2 });
+    assert_eq!(prune(Pruned::PluginFacts), Applied::Pruned { rows: 1 });
+    assert_eq!(home.column::<String>("SELECT id FROM plugin_facts ORDER BY 1"), ["b", "c", "d"]);
 }
 
 #[test]
