@@ -131,3 +131,26 @@ fn a_breaker_is_shown_and_closed() {
         refused(&instance, &["system", action, "nobody"], "Unknown plugin: nobody");
     }
 }
+
+#[test]
+fn an_entry_that_cancels_ends_its_own_job_and_its_process() {
+    let schedules = "timeouts: { poll: 120s }\nschedules:\n  - { id: a, every: 2s, if_running: cancel }";
+    let instance = Setup::new().without_vault().plugin_with("holder", schedules).start();
+    let dead = wait::until("a slot to end the job of the one before", PATIENCE, || {
+        let query = "SELECT id FROM job_queue WHERE status = 'dead' LIMIT 1";
+        instance.ledger().query_row(query, [], |row| row.get::<_, String>(0)).ok()
+    });
+    assert_eq!(instance.last_error(&dead), "cancelled by scheduler (if_running=cancel)");
+    // Its process goes, and nothing brings the job back.
+    wait::until_true("one process at a time", PATIENCE, || {
+        instance
+            .log()
+            .contains(&format!("\"msg\":\"completion dropped: its claim no longer holds\",\"job_id\":\"{dead}\""))
+    });
+    assert_eq!(instance.job(&dead)["status"], "dead");
+    let rows: i64 = instance
+        .ledger()
+        .query_row("SELECT count(*) FROM job_log WHERE job_id = ?1", [&dead], |row| row.get(0))
+        .expect("a count");
+    assert_eq!(rows, 1);
+}

@@ -13,9 +13,25 @@ use crate::ipc::Answer;
 use crate::logging::{log, now};
 use crate::queue::breaker::Rule;
 use crate::queue::ready::Queued;
+use crate::store::recover::{Recovered, RecoveredEnd};
 use crate::store::write::{BreakerChange, Urgency, Write};
 
 impl Dispatcher {
+    /// A scheduled job whose last attempt a crash has spent counts like one that failed.
+    pub(super) fn count_recovered(&mut self, recovered: &Recovered) {
+        if !matches!(recovered.end, RecoveredEnd::Dead { .. }) || recovered.submitted_by != self.service_name {
+            return;
+        }
+        let (Ok(plugin), Ok(command)) = (PluginName::parse(&recovered.plugin), CommandName::parse(&recovered.command))
+        else {
+            return;
+        };
+        let change = self.count_end(plugin, command, recovered.job_id.as_str(), false, now());
+        let ticket = self.number();
+        self.pending.insert(ticket, Pending::Note);
+        self.writer.submit(ticket, Write::Breaker(Box::new(change)), Urgency::Lazy);
+    }
+
     pub(super) fn rule_of(&self, plugin: &PluginName) -> Rule {
         self.catalog.usable(plugin).map_or(Rule { threshold: 3, reset_after: Millis::from_secs(1800) }, |known| {
             let conf = known.conf.circuit_breaker;
@@ -28,17 +44,28 @@ impl Dispatcher {
         if job.submitted_by != self.service_name {
             return None;
         }
-        let target = (job.plugin.clone(), job.command.clone());
-        let rule = self.rule_of(&job.plugin);
+        Some(self.count_end(job.plugin.clone(), job.command.clone(), job.job_id.as_str(), succeeded, at))
+    }
+
+    fn count_end(
+        &mut self,
+        plugin: PluginName,
+        command: CommandName,
+        job_id: &str,
+        succeeded: bool,
+        at: Timestamp,
+    ) -> BreakerChange {
+        let rule = self.rule_of(&plugin);
+        let target = (plugin, command);
         let known = self.schedules.breakers.get(&target);
         let before = known.cloned().unwrap_or_default();
-        let (breaker, transition) = before.completed(rule, known.is_some(), job.job_id.as_str(), succeeded, at);
+        let (breaker, transition) = before.completed(rule, known.is_some(), job_id, succeeded, at);
         if let Some(transition) = &transition {
-            self.publish_breaker(job.plugin.as_str(), job.command.as_str(), transition);
+            self.publish_breaker(target.0.as_str(), target.1.as_str(), transition);
         }
+        let (plugin, command) = (target.0.to_string(), target.1.to_string());
         self.schedules.breakers.insert(target, breaker.clone());
-        let (plugin, command) = (job.plugin.to_string(), job.command.to_string());
-        Some(BreakerChange { plugin, command, breaker, transition, at })
+        BreakerChange { plugin, command, breaker, transition, at }
     }
 
     /// `ductile system reset`.

@@ -258,6 +258,7 @@ impl Dispatcher {
         };
         for recovered in &parts.recovered {
             dispatcher.publish_recovered(recovered);
+            dispatcher.count_recovered(recovered);
         }
         dispatcher.read_ran(now());
         dispatcher.find_lanes().map_err(DispatchError::Store)?;

@@ -24,6 +24,7 @@ pub struct Recovered {
     pub job_id: JobId,
     pub plugin: String,
     pub command: String,
+    pub submitted_by: String,
     /// The attempt that was lost.
     pub attempt: u32,
     pub end: RecoveredEnd,
@@ -62,6 +63,7 @@ pub fn recover(
             job_id: job.job_id,
             plugin: job.plugin,
             command: job.command,
+            submitted_by: job.submitted_by,
             attempt: job.attempt,
             end,
         });
