@@ -1,14 +1,16 @@
 //! `ductile config check` (`spec/config.md` 7.3, 7.4): what is wrong or worth a look in a
-//! configuration that loads, against the plugins that are there. The rows for schedules, webhooks
+//! configuration that loads, against the plugins that are there. The rows for webhooks
 //! and routes belong to those who read those sections.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 use shared::id::CommandName;
+use shared::time::Millis;
 
 use super::{Config, Loaded, TokenSource};
 use crate::plugin::registry::Registry;
+use crate::schedule::entry::Timing;
 use crate::yaml::quoted;
 
 /// A finding.
@@ -49,6 +51,7 @@ pub fn check(loaded: &Loaded, registry: &Registry) -> Report {
         let message = format!("plugin {} discovered but not referenced in config", quoted(entry.name.as_str()));
         report.warn("unused", "", message);
     }
+    schedules(config, &mut report);
     tokens(config, &mut report);
     accounts_and_secrets(config, &mut report);
     if !config.service.admission.verify_integrity_on_boot {
@@ -175,6 +178,27 @@ fn tokens(config: &Config, report: &mut Report) {
                 report.warn("secrets", field, "literal API token in configuration; prefer secret_ref");
             }
             TokenSource::Literal(_) | TokenSource::SecretRef(_) => {}
+        }
+    }
+}
+
+fn schedules(config: &Config, report: &mut Report) {
+    for (name, plugin) in &config.plugins {
+        for (index, entry) in plugin.schedules.iter().enumerate() {
+            let field = |key: &str| format!("plugins.{name}.schedules[{index}]{key}");
+            let has_constraint = entry.only_between.is_some() || !entry.not_on.is_empty();
+            match &entry.timing {
+                Timing::Every { interval, .. } if *interval < Millis::from_secs(60) => {
+                    let interval = quoted(&interval.to_string()).to_string();
+                    let message = format!("schedule interval {interval} is very short (< 1m)");
+                    report.warn("schedule", field(".every"), message);
+                }
+                Timing::Cron(_) if entry.zone_name.is_none() && has_constraint => {
+                    let message = "without a timezone cron follows the host's zone, only_between and not_on follow UTC";
+                    report.warn("schedule", field(""), message);
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -164,6 +164,23 @@ fn short_intervals_and_mixed_zones_are_warned_of() {
 }
 
 #[test]
+fn the_check_shows_what_is_worth_a_look_by_its_field() {
+    let loaded = load_entries("      - {id: a, every: 5s}\n      - {id: b, cron: '* * * * *', not_on: [sun]}\n");
+    let empty = Scratch::new();
+    let roots = [empty.path(".")];
+    let registry = crate::plugin::registry::discover(&roots, false, &mut Vec::new()).expect("no plugin is needed");
+    let report = crate::config::doctor::check(&loaded.expect("valid"), &registry);
+    let rows: Vec<(&str, &str)> = report
+        .warnings
+        .iter()
+        .filter(|issue| issue.category == "schedule")
+        .map(|issue| (issue.field.as_str(), issue.message.as_str()))
+        .collect();
+    assert_eq!(rows[0], ("plugins.x.schedules[0].every", "schedule interval \"5s\" is very short (< 1m)"));
+    assert_eq!((rows.len(), rows[1].0), (2, "plugins.x.schedules[1]"));
+}
+
+#[test]
 fn hostile_values_are_refused_and_nothing_worse() {
     let long = "9".repeat(10_000);
     for fields in [
