@@ -134,7 +134,8 @@ fn a_breaker_is_shown_and_closed() {
 
 #[test]
 fn an_entry_that_cancels_ends_its_own_job_and_its_process() {
-    let schedules = "timeouts: { poll: 120s }\nschedules:\n  - { id: a, every: 2s, if_running: cancel }";
+    let schedules = "timeouts: { poll: 120s }\nschedules:\n  - { id: a, every: 1s, if_running: cancel }\n\
+                     circuit_breaker: { threshold: 2 }";
     let instance = Setup::new().without_vault().plugin_with("holder", schedules).start();
     let dead = wait::until("a slot to end the job of the one before", PATIENCE, || {
         let query = "SELECT id FROM job_queue WHERE status = 'dead' LIMIT 1";
@@ -153,4 +154,10 @@ fn an_entry_that_cancels_ends_its_own_job_and_its_process() {
         .query_row("SELECT count(*) FROM job_log WHERE job_id = ?1", [&dead], |row| row.get(0))
         .expect("a count");
     assert_eq!(rows, 1);
+    // An end from outside is no failure: the breaker stays closed and the slots go on.
+    let count = |query: &str| instance.ledger().query_row(query, [], |row| row.get::<_, i64>(0)).expect("a count");
+    wait::until_true("more slots to do the same", PATIENCE, || {
+        count("SELECT count(*) FROM job_queue WHERE status = 'dead'") >= 4
+    });
+    assert_eq!(count("SELECT count(*) FROM schedule_occurrences WHERE reason = 'circuit_open'"), 0);
 }

@@ -38,6 +38,8 @@ pub(super) struct Run {
     /// The plugin's lane still counts this run: until its outcome is known, and with a new state
     /// until this is committed.
     pub(super) counted: bool,
+    /// Its job was ended from outside: what its process still does is no failure of the plugin.
+    pub(super) is_cancelled: bool,
     /// Where the job stands in a pipeline.
     pub(super) context: Option<Context>,
     /// The agent was asked to compose for it, and is to be told when it may forget.
@@ -90,6 +92,7 @@ impl Dispatcher {
             ended: None,
             stdout_withheld: false,
             counted: true,
+            is_cancelled: false,
             context: None,
             delivers: false,
         };

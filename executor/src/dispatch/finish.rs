@@ -157,8 +157,11 @@ impl Dispatcher {
             self.ready.release(&entry.job);
         }
         let succeeded = status == JobStatus::Succeeded;
-        let breaker =
-            if status.is_terminal() { self.count_for_breaker(&entry.job, succeeded, completed_at) } else { None };
+        let breaker = if status.is_terminal() && !entry.is_cancelled {
+            self.count_for_breaker(&entry.job, succeeded, completed_at)
+        } else {
+            None
+        };
         let entry_of = if succeeded { self.entry_of(&entry.job) } else { None };
         let failure = attempt.error.clone().map(|error| (error, attempt.reason));
         let write = Write::Complete(Box::new(Completion {

@@ -122,6 +122,7 @@ impl Dispatcher {
             self.backlog.forget(job_id);
         }
         if let Some(run) = self.run_of(job_id) {
+            self.runs.entry(run).and_modify(|run| run.is_cancelled = true);
             self.supervisor.send(Command::End { run, grace: CANCEL_GRACE });
         }
         if let Ok(Some(row)) = self.reader.job(job_id) {
