@@ -36,6 +36,12 @@ impl Timestamp {
         Self(self.0.saturating_add(nanos))
     }
 
+    #[must_use]
+    pub fn minus(self, span: Millis) -> Self {
+        let nanos = i64::try_from(span.0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        Self(self.0.saturating_sub(nanos))
+    }
+
     /// Milliseconds from `earlier` to this; 0 when the clock went back.
     pub fn millis_since(self, earlier: Self) -> Millis {
         Millis(u64::try_from(self.0.saturating_sub(earlier.0) / 1_000_000).unwrap_or(0))

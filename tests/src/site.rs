@@ -163,9 +163,30 @@ impl Site {
     /// # Panics
     /// When it does not exit 0, with what it printed.
     pub fn run(&self, arguments: &[&str], input: &[u8]) -> String {
+        succeeded(arguments, &self.configured(arguments, input))
+    }
+
+    /// The same, and gives the exit code, stdout and stderr.
+    ///
+    /// # Panics
+    /// When it can not be started.
+    pub fn told(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.configured(arguments, b"");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Runs a command that must be refused with this text alone.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn refuses(&self, arguments: &[&str], text: &str) {
+        assert_eq!(self.told(arguments), (Some(1), String::new(), format!("{text}\n")), "{arguments:?}");
+    }
+
+    fn configured(&self, arguments: &[&str], input: &[u8]) -> Output {
         let config = self.config.display().to_string();
-        let output = self.cli(&[arguments, &["--config", &config]].concat(), input);
-        succeeded(arguments, &output)
+        self.cli(&[arguments, &["--config", &config]].concat(), input)
     }
 
     /// A fresh key and a fresh vault; keeps the admin token.

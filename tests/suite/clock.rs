@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tests::instance::Instance;
 use tests::site::Setup;
-use tests::wait;
 use tests::wall::Wall;
+use tests::{procs, wait};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What waits for a moment that is a day away waits in vain for so long.
@@ -43,7 +43,7 @@ fn retries_and_waiting_jobs_neither_storm_nor_hang_over_a_step() {
     let log = instance.log();
     assert_eq!(log.matches("\"msg\":\"job started\"").count(), 4 + 3, "{log}");
     // Nothing was awake for nothing: a loop without a pause would have filled the seconds.
-    let used = cpu(instance.pid("ductile-executor"));
+    let used = procs::cpu(instance.pid("ductile-executor"));
     assert!(used < Duration::from_millis(700), "{used:?} of CPU");
     drop(wall);
     at_once(&instance);
@@ -140,12 +140,4 @@ fn at_once(instance: &Instance) {
     let start = Instant::now();
     assert_eq!(instance.run_job("witness", "")["status"], "succeeded");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-}
-
-/// What a process has used of the processors, in hundredths of a second.
-fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
-    let fields: Vec<&str> = stat[stat.rfind(')').expect("a name")..].split(' ').collect();
-    let ticks: u64 = [12, 13].iter().map(|field| fields[*field].parse::<u64>().expect("a number")).sum();
-    Duration::from_millis(ticks * 10)
 }

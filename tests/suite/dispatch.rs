@@ -1,6 +1,8 @@
 //! What the dispatcher owes: one run after the other where a plugin wants it, and every answer that
 //! it has promised.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 use tests::site::{PATIENCE, Setup};
 use tests::{http, procs, wait};
@@ -34,4 +36,26 @@ fn a_caller_who_waits_gets_the_result_of_a_job_that_ends_during_the_stop() {
     let response = caller.join().expect("an answer");
     assert_eq!(response.status, 200, "{}", response.body);
     assert!(response.body.contains("released"), "{}", response.body);
+}
+
+#[test]
+fn a_stop_that_waits_for_a_job_is_idle_meanwhile() {
+    let instance = Setup::new()
+        .without_vault()
+        .plugin_with("holder", "timeouts: { poll: 120s }")
+        .plugin_with("witness", "schedules: [{ every: 1s }]")
+        .start();
+    instance.trigger("holder", "poll", "");
+    wait::until("the plugin to run", PATIENCE, || instance.pid_now("holder"));
+    procs::signal(instance.launcher(), Signal::TERM);
+    wait::until_true("the stop to begin", PATIENCE, || instance.log().contains("received shutdown signal"));
+    let executor = instance.pid("ductile-executor");
+    let (before, start) = (procs::cpu(executor), Instant::now());
+    // Slots of the schedule come and are not looked at: nothing may wake for them again and again.
+    wait::until_true("some slots to pass", PATIENCE, || start.elapsed() >= Duration::from_secs(3));
+    let used = procs::cpu(executor) - before;
+    assert!(used < Duration::from_secs(1), "{used:?} of CPU in 3 s");
+    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    let ended = instance.ended();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
 }

@@ -47,17 +47,6 @@ fn release(instance: &Instance) {
     std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
 }
 
-fn cli(instance: &Instance, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let config = instance.config.display().to_string();
-    let output = instance.cli(&[arguments, &["--config", &config]].concat(), b"");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-fn refused(instance: &Instance, arguments: &[&str], text: &str) {
-    assert_eq!(cli(instance, arguments), (Some(1), String::new(), format!("{text}\n")), "{arguments:?}");
-}
-
 #[test]
 fn a_failed_job_runs_once_more_with_its_payload_or_another() {
     let instance = start();
@@ -156,7 +145,7 @@ fn a_queued_job_is_ended_and_never_runs() {
     let other = instance.trigger("tiny", "poll", "");
     assert_eq!(instance.job(&queued)["status"], "queued");
     answer(&instance, &format!("/job/{queued}/retry"), "", 409, "job is not finished");
-    refused(&instance, &["job", "retry", &queued], "Error: job is not finished");
+    instance.refuses(&["job", "retry", &queued], "Error: job is not finished");
     assert_eq!(instance.run(&["job", "cancel", &other], b""), format!("Cancelled job {other}\n"));
     let response = instance.request("POST", &format!("/job/{queued}/cancel"), "");
     assert_eq!((response.status, &json(&response)["status"]), (200, &Value::from("dead")));
@@ -184,7 +173,7 @@ fn one_outstanding_job_of_a_key_is_enough() {
     let new = retry(&instance, &old, "");
     let text = format!("job deduplicated for key \"holder:poll:default\" (existing job {new})");
     answer(&instance, &format!("/job/{old}/retry"), "", 409, &text);
-    refused(&instance, &["job", "retry", &old], &format!("Error: {text}"));
+    instance.refuses(&["job", "retry", &old], &format!("Error: {text}"));
     // Only what is outstanding counts: a success before is no reason not to repeat it.
     release(&instance);
     assert_eq!(instance.finished(&new)["status"], "succeeded");
@@ -222,19 +211,19 @@ fn the_command_line_retries_and_cancels() {
     assert!(text.starts_with("Queued job "), "{text}");
 
     let (running, pid) = hold(&instance);
-    refused(&instance, &["job", "retry", &running], "Error: job is not finished");
+    instance.refuses(&["job", "retry", &running], "Error: job is not finished");
     assert_eq!(instance.run(&["job", "cancel", &running], b""), format!("Cancelled job {running}\n"));
     wait::until_true("the plugin's process to end", PATIENCE, || !procs::lives(pid));
-    refused(&instance, &["job", "cancel", &running], "Error: job is already finished");
+    instance.refuses(&["job", "cancel", &running], "Error: job is already finished");
     let (running, _) = hold(&instance);
     assert_eq!(
         instance.run(&["job", "cancel", &running, "--json"], b""),
         format!("{{\n  \"job_id\": \"{running}\",\n  \"status\": \"dead\"\n}}\n")
     );
     for action in ["retry", "cancel"] {
-        refused(&instance, &["job", action, UNKNOWN], "Error: job not found");
-        refused(&instance, &["job", action, "no id"], "Error: job not found");
+        instance.refuses(&["job", action, UNKNOWN], "Error: job not found");
+        instance.refuses(&["job", action, "no id"], "Error: job not found");
     }
-    let (code, out, _) = cli(&instance, &["job", "cancel", UNKNOWN, "--json"]);
+    let (code, out, _) = instance.told(&["job", "cancel", UNKNOWN, "--json"]);
     assert_eq!((code, out.as_str()), (Some(1), "{\n  \"error\": \"Error: job not found\",\n  \"code\": 1\n}\n"));
 }

@@ -11,17 +11,6 @@ const QUIET: &str = "schedules:
   - { id: night, cron: \"30 2 * * *\", timezone: Europe/Berlin }
   - { id: over, at: \"2020-01-01T00:00:00Z\" }";
 
-fn cli(instance: &Instance, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let config = instance.config.display().to_string();
-    let output = instance.cli(&[arguments, &["--config", &config]].concat(), b"");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-fn refused(instance: &Instance, arguments: &[&str], text: &str) {
-    assert_eq!(cli(instance, arguments), (Some(1), String::new(), format!("{text}\n")), "{arguments:?}");
-}
-
 fn parsed(instance: &Instance, arguments: &[&str]) -> Value {
     serde_json::from_str(&instance.run(arguments, b"")).expect("JSON")
 }
@@ -78,7 +67,7 @@ fn an_entry_that_is_over_is_made_active_again() {
     wait::until_true("the entry to run once more", PATIENCE, || count() == 2);
     shown(&instance);
     for unknown in ["tiny:nothing", "nobody:over", "tiny:"] {
-        refused(&instance, &["system", "scheduler", "--rearm", unknown], &format!("Unknown schedule entry: {unknown}"));
+        instance.refuses(&["system", "scheduler", "--rearm", unknown], &format!("Unknown schedule entry: {unknown}"));
     }
 }
 
@@ -128,7 +117,7 @@ fn a_breaker_is_shown_and_closed() {
     let none = "Circuit breaker for tiny (handle)\nState: no current row\nTransitions:\n- none\n";
     assert_eq!(instance.run(&["system", "breaker", "tiny", "--command", "handle"], b""), none);
     for action in ["breaker", "reset"] {
-        refused(&instance, &["system", action, "nobody"], "Unknown plugin: nobody");
+        instance.refuses(&["system", action, "nobody"], "Unknown plugin: nobody");
     }
 }
 

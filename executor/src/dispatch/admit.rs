@@ -13,6 +13,7 @@ use super::Dispatcher;
 use super::written::Pending;
 use crate::ipc::{Answer, Role};
 use crate::logging::{enabled, log, now};
+use crate::plugin::catalog::Plugin;
 use crate::queue::dedupe::{Check, Duplicate};
 use crate::queue::ready::Queued;
 use crate::store::new_id;
@@ -41,15 +42,11 @@ impl Dispatcher {
         if self.stopping.is_some() {
             return answer.refuse(RefusalKind::Unavailable, "the executor is stopping");
         }
-        let Some(known) = self.catalog.usable(&plugin) else {
-            return answer.refuse(RefusalKind::PluginUnknown, "plugin not found");
+        // Whoever may not read a plugin does not come this far.
+        let known = match self.permitted(&plugin, &command, true, may_write) {
+            Ok(known) => known,
+            Err((kind, text)) => return answer.refuse(kind, text),
         };
-        let Some(writes) = known.command(&command) else {
-            return answer.refuse(RefusalKind::CommandUnknown, "command not supported by plugin");
-        };
-        if writes && !may_write {
-            return answer.refuse(RefusalKind::WriteScope, "insufficient scope");
-        }
         let max_attempts = known.conf.retry.max_attempts;
         if payload.as_deref().is_some_and(|text| !is_object(text)) {
             return answer.refuse(RefusalKind::PayloadNotObject, "payload must be a JSON object");
@@ -83,6 +80,23 @@ impl Dispatcher {
             event_context_id: None,
         };
         self.admit(queued, None, answer, wait);
+    }
+
+    /// The plugin, if it has this command and the caller may run it.
+    ///
+    /// # Errors
+    /// What the caller is refused with.
+    pub(super) fn permitted(
+        &self,
+        plugin: &PluginName,
+        command: &CommandName,
+        may_read: bool,
+        may_write: bool,
+    ) -> Result<&Plugin, (RefusalKind, &'static str)> {
+        let known = self.catalog.usable(plugin).ok_or((RefusalKind::PluginUnknown, "plugin not found"))?;
+        let writes = known.command(command).ok_or((RefusalKind::CommandUnknown, "command not supported by plugin"))?;
+        let may = may_write || (may_read && !writes);
+        if may { Ok(known) } else { Err((RefusalKind::WriteScope, "insufficient scope")) }
     }
 
     /// Hands a new job to the writer; the answer follows its commit.
@@ -122,12 +136,7 @@ impl Dispatcher {
     /// Another job stands for it: nothing was accepted.
     pub(super) fn duplicate(&mut self, found: &Duplicate, answer: Answer, wait: Millis) {
         self.waiting -= usize::from(wait.0 > 0);
-        let fields = [
-            ("dedupe_key", (&found.key).into()),
-            ("existing_job_id", (&found.existing_job_id).into()),
-            ("dedupe_reason", found.reason.as_str().into()),
-        ];
-        log(Level::Info, "dropped duplicate enqueue", &fields);
+        log_duplicate(found);
         answer.refuse(RefusalKind::Duplicate, found.to_string());
     }
 
@@ -165,6 +174,15 @@ impl Dispatcher {
         });
         self.waiting -= over;
     }
+}
+
+pub(super) fn log_duplicate(found: &Duplicate) {
+    let fields = [
+        ("dedupe_key", (&found.key).into()),
+        ("existing_job_id", (&found.existing_job_id).into()),
+        ("dedupe_reason", found.reason.as_str().into()),
+    ];
+    log(Level::Info, "dropped duplicate enqueue", &fields);
 }
 
 pub(super) fn is_object(text: &str) -> bool {

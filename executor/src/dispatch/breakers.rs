@@ -3,7 +3,7 @@
 
 use shared::id::{CommandName, PluginName};
 use shared::log::Level;
-use shared::time::{Millis, Timestamp};
+use shared::time::Timestamp;
 use shared::wire::gateway::Reply;
 use shared::wire::refusal::RefusalKind;
 
@@ -26,17 +26,17 @@ impl Dispatcher {
         else {
             return;
         };
-        let change = self.count_end(plugin, command, recovered.job_id.as_str(), false, now());
-        let ticket = self.number();
-        self.pending.insert(ticket, Pending::Note);
-        self.writer.submit(ticket, Write::Breaker(Box::new(change)), Urgency::Lazy);
+        if let Some(change) = self.count_end(plugin, command, recovered.job_id.as_str(), false, now()) {
+            let ticket = self.number();
+            self.pending.insert(ticket, Pending::Counted { change: Box::new(change.clone()) });
+            self.writer.submit(ticket, Write::Breaker(Box::new(change)), Urgency::Lazy);
+        }
     }
 
-    pub(super) fn rule_of(&self, plugin: &PluginName) -> Rule {
-        self.catalog.usable(plugin).map_or(Rule { threshold: 3, reset_after: Millis::from_secs(1800) }, |known| {
-            let conf = known.conf.circuit_breaker;
-            Rule { threshold: conf.threshold, reset_after: conf.reset_after }
-        })
+    /// `None` for a plugin that is not run.
+    pub(super) fn rule_of(&self, plugin: &PluginName) -> Option<Rule> {
+        let conf = self.catalog.usable(plugin)?.conf.circuit_breaker;
+        Some(Rule { threshold: conf.threshold, reset_after: conf.reset_after })
     }
 
     /// The breaker's part in a completion: counted here, stored with it.
@@ -44,7 +44,7 @@ impl Dispatcher {
         if job.submitted_by != self.service_name {
             return None;
         }
-        Some(self.count_end(job.plugin.clone(), job.command.clone(), job.job_id.as_str(), succeeded, at))
+        self.count_end(job.plugin.clone(), job.command.clone(), job.job_id.as_str(), succeeded, at)
     }
 
     fn count_end(
@@ -54,25 +54,22 @@ impl Dispatcher {
         job_id: &str,
         succeeded: bool,
         at: Timestamp,
-    ) -> BreakerChange {
-        let rule = self.rule_of(&plugin);
+    ) -> Option<BreakerChange> {
+        let rule = self.rule_of(&plugin)?;
         let target = (plugin, command);
         let known = self.schedules.breakers.get(&target);
         let before = known.cloned().unwrap_or_default();
         let (breaker, transition) = before.completed(rule, known.is_some(), job_id, succeeded, at);
-        if let Some(transition) = &transition {
-            self.publish_breaker(target.0.as_str(), target.1.as_str(), transition);
-        }
         let (plugin, command) = (target.0.to_string(), target.1.to_string());
         self.schedules.breakers.insert(target, breaker.clone());
-        BreakerChange { plugin, command, breaker, transition, at }
+        Some(BreakerChange { plugin, command, breaker, transition, at })
     }
 
     /// `ductile system reset`.
     pub(super) fn reset_breaker(&mut self, plugin: PluginName, command: CommandName, answer: Answer) {
         let target = (plugin, command);
         let known = self.schedules.breakers.get(&target);
-        if known.is_none() && !self.catalog.shown().iter().any(|shown| shown.name == target.0) {
+        if known.is_none() && !self.is_discovered(&target.0) {
             return answer.refuse(RefusalKind::PluginUnknown, format!("Unknown plugin: {}", target.0));
         }
         let at = now();
@@ -90,23 +87,24 @@ impl Dispatcher {
     }
 
     pub(super) fn breaker_reset(&mut self, change: BreakerChange, answer: Answer) {
+        self.publish_breaker(&change);
         let (plugin, command) = (PluginName::parse(&change.plugin), CommandName::parse(&change.command));
         if let (Ok(plugin), Ok(command)) = (plugin, command) {
             self.schedules.look_at_blocked(&plugin, &command);
             self.schedules.breakers.insert((plugin, command), change.breaker);
         }
-        if let Some(transition) = &change.transition {
-            self.publish_breaker(&change.plugin, &change.command, transition);
-        }
         answer.send(Reply::Done);
+    }
+
+    /// Disabled ones too.
+    fn is_discovered(&self, plugin: &PluginName) -> bool {
+        self.catalog.shown().iter().any(|shown| shown.name == *plugin)
     }
 
     /// `ductile system breaker`.
     pub(super) fn show_breaker(&self, plugin: &PluginName, command: &CommandName, limit: u32, answer: Answer) {
         match self.reader.breaker(plugin.as_str(), command.as_str(), limit.min(1000)) {
-            Ok(breaker)
-                if breaker.state.is_none() && !self.catalog.shown().iter().any(|known| known.name == *plugin) =>
-            {
+            Ok(breaker) if breaker.state.is_none() && !self.is_discovered(plugin) => {
                 answer.refuse(RefusalKind::PluginUnknown, format!("Unknown plugin: {plugin}"));
             }
             Ok(breaker) => answer.send(Reply::Breaker(breaker)),

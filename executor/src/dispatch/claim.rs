@@ -71,7 +71,7 @@ impl Run {
 impl Dispatcher {
     /// Gives free workers the oldest jobs that may run.
     pub(super) fn fill(&mut self) {
-        while self.runs.len() < self.max_workers && self.writer_failing.is_none() && self.stopping.is_none() {
+        while self.runs.len() < self.max_workers && !self.rests() {
             let Some(job) = self.ready.take() else { return };
             self.start(job);
         }

@@ -4,9 +4,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use shared::id::JobId;
+use shared::id::{JobId, PluginName};
 use shared::log::Level;
-use shared::time::Timestamp;
+use shared::time::{Millis, Timestamp};
 use shared::wire::gateway::{Job, JobStatus};
 use shared::wire::vault::Request;
 
@@ -20,9 +20,9 @@ use crate::plugin::outcome::{self, Failure, Finished};
 use crate::plugin::protocol::Response;
 use crate::plugin::supervise::Ended;
 use crate::queue::ready::Queued;
-use crate::queue::retry::{Decision, FailureReason, decide};
+use crate::queue::retry::{DEFAULT_BACKOFF_BASE, Decision, FailureReason, decide};
 use crate::store::new_id;
-use crate::store::write::{Completion, FactRule, Next, StateUpdate, Urgency, Write};
+use crate::store::write::{BreakerChange, Completion, FactRule, Next, StateUpdate, Urgency, Write};
 
 /// A completion on its way into the database.
 pub(super) struct Done {
@@ -36,6 +36,8 @@ pub(super) struct Done {
     /// What waiters get; made only when there are some.
     view: Option<Job>,
     children: Vec<Child>,
+    /// What the breaker has counted.
+    pub(super) breaker: Option<BreakerChange>,
     /// The lane is held until the commit, so that the next run sees the state.
     holds_lane: bool,
     /// With its job; for the agent's leave to forget, and, when the state is refused, to complete as
@@ -109,6 +111,10 @@ impl Dispatcher {
         (next, Some(error))
     }
 
+    pub(super) fn backoff_base(&self, plugin: &PluginName) -> Millis {
+        self.catalog.usable(plugin).map_or(DEFAULT_BACKOFF_BASE, |plugin| plugin.conf.retry.backoff_base)
+    }
+
     /// What of an answer is stored besides the answer itself: state, and sub-spans.
     fn kept_of(&self, job: &Queued, response: Option<&Response<'_>>) -> (Option<StateUpdate>, Option<String>) {
         let (Some(response), Some(plugin)) = (response, self.catalog.usable(&job.plugin)) else { return (None, None) };
@@ -176,7 +182,7 @@ impl Dispatcher {
             stderr: attempt.stderr,
             state: attempt.state,
             stopwatch,
-            breaker,
+            breaker: breaker.clone(),
             entry: entry_of,
             routed: attempt.children.routed,
         }));
@@ -189,6 +195,7 @@ impl Dispatcher {
             failure,
             view,
             children: attempt.children.jobs,
+            breaker,
             holds_lane,
             run: entry,
         };

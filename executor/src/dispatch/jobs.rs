@@ -50,15 +50,10 @@ impl Dispatcher {
         let (Ok(plugin), Ok(command)) = (PluginName::parse(&old.plugin), CommandName::parse(&old.command)) else {
             return answer.refuse(RefusalKind::PluginUnknown, "plugin not found");
         };
-        let Some(known) = self.catalog.usable(&plugin) else {
-            return answer.refuse(RefusalKind::PluginUnknown, "plugin not found");
+        let known = match self.permitted(&plugin, &command, retry.may_read, retry.may_write) {
+            Ok(known) => known,
+            Err((kind, text)) => return answer.refuse(kind, text),
         };
-        let Some(writes) = known.command(&command) else {
-            return answer.refuse(RefusalKind::CommandUnknown, "command not supported by plugin");
-        };
-        if !(if writes { retry.may_write } else { retry.may_read || retry.may_write }) {
-            return answer.refuse(RefusalKind::WriteScope, "insufficient scope");
-        }
         if !old.status.is_terminal() {
             return answer.refuse(RefusalKind::JobNotFinished, "job is not finished");
         }
@@ -148,7 +143,7 @@ impl Dispatcher {
         self.completed(done, None);
     }
 
-    fn run_of(&self, job_id: &JobId) -> Option<u64> {
+    pub(super) fn run_of(&self, job_id: &JobId) -> Option<u64> {
         self.runs.iter().find(|(_, run)| run.job.job_id == *job_id).map(|(number, _)| *number)
     }
 }

@@ -285,8 +285,9 @@ impl Dispatcher {
             }
             self.tick(Instant::now(), now());
             self.fill();
-            let wakes = [self.backlog.next_due(now()), self.schedules.next_wake()];
-            self.clock.arm(wakes.into_iter().flatten().min());
+            // What rests is looked at when it goes on; a time that has come would wake for nothing.
+            let entry = self.schedules.next_wake().filter(|_| !self.rests());
+            self.clock.arm(self.backlog.next_due(now()).into_iter().chain(entry).min());
             self.hub.tend(Instant::now());
             logging::flush();
             if watchdog.is_some_and(|period| fed.elapsed() >= period) {
@@ -358,7 +359,7 @@ impl Dispatcher {
         match self.reader.job(job_id) {
             Ok(Some(row)) => {
                 let mut job = shown(row);
-                if let Some(run) = self.runs.values().find(|run| run.job.job_id == *job_id) {
+                if let Some(run) = self.run_of(job_id).and_then(|run| self.runs.get(&run)) {
                     run.show(&mut job);
                 }
                 answer.send(Reply::Job(job));
@@ -403,9 +404,14 @@ impl Dispatcher {
         let scrub = self.scrubs.values().map(|open| open.until).min();
         let stop = self.stopping.as_ref().map(Stop::next);
         let again = self.writer_failing.as_ref().map(|failing| failing.until);
-        let rests = self.stopping.is_some() || self.writer_failing.is_some();
-        let others = [self.hub.next_wake(), Some(self.upkeep.next_tick()), self.upkeep.next_wake().filter(|_| !rests)];
+        let upkeep = self.upkeep.next_wake().filter(|_| !self.rests());
+        let others = [self.hub.next_wake(), Some(self.upkeep.next_tick()), upkeep];
         [claim, wait, scrub, stop, again].into_iter().chain(others).flatten().min()
+    }
+
+    /// Nothing new is begun: a stop is under way, or the database can not be written.
+    fn rests(&self) -> bool {
+        self.stopping.is_some() || self.writer_failing.is_some()
     }
 
     /// Somebody set the clock, or the machine slept.

@@ -34,14 +34,16 @@ impl Dispatcher {
 
     /// `ductile system scheduler --rearm`.
     pub(super) fn rearm(&mut self, plugin: &PluginName, schedule_id: &str, answer: Answer) {
-        let found = self.schedules.entries.iter().position(|planned| {
-            planned.entry.plugin == *plugin && planned.entry.id == schedule_id && !planned.is_writing
-        });
+        let is_meant = |planned: &Planned| planned.entry.plugin == *plugin && planned.entry.id == schedule_id;
+        let found = self.schedules.entries.iter().position(is_meant);
         let Some(index) = found else {
             return answer.refuse(RefusalKind::ScheduleUnknown, format!("no schedule {plugin}:{schedule_id}"));
         };
         let planned = &mut self.schedules.entries[index];
-        planned.is_writing = true;
+        if std::mem::replace(&mut planned.is_writing, true) {
+            return answer
+                .refuse(RefusalKind::Busy, format!("schedule {plugin}:{schedule_id} is being written: try again"));
+        }
         let entry = planned.entry.clone();
         let record = planned.record.clone().unwrap_or_else(|| Record::new(entry.command.as_str()));
         let record = next::rearm(&entry, record, now());
@@ -55,7 +57,10 @@ impl Dispatcher {
             cancel: None,
             breaker: None,
         };
-        self.submit_look(Looked { index, record, jobs: Vec::new(), answer: Some(answer) }, scheduling);
+        self.submit_look(
+            Looked { index, record, jobs: Vec::new(), skipped: None, is_probe: false, answer: Some(answer) },
+            scheduling,
+        );
     }
 
     /// `ductile system scheduler`.

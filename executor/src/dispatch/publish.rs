@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use shared::id::JobId;
 use shared::log::Value;
-use shared::time::{Millis, Timestamp};
+use shared::time::Timestamp;
 use shared::wire::gateway::JobStatus;
 
 use super::Dispatcher;
 use super::claim::Run;
 use super::finish::Done;
 use super::route::Child;
-use crate::queue::breaker::{State, Transition};
+use crate::queue::breaker::State;
 use crate::queue::ready::Queued;
 use crate::queue::retry::{FailureReason, delay};
 use crate::schedule::entry::Entry;
 use crate::store::recover::{Recovered, RecoveredEnd};
-use crate::store::write::Next;
+use crate::store::write::{BreakerChange, Next};
 
 /// Constant fields of the retry events.
 const OWNER: [(&str, Value<'_>); 2] = [
@@ -66,6 +66,9 @@ impl Dispatcher {
 
     /// What became of an attempt that is in the database now.
     pub(super) fn publish_done(&mut self, done: &Done) {
+        if let Some(change) = &done.breaker {
+            self.publish_breaker(change);
+        }
         let job = &done.run.job;
         let reason = done.failure.as_ref().and_then(|failure| failure.1);
         let error = done.failure.as_ref().map(|failure| failure.0.as_str());
@@ -228,21 +231,17 @@ impl Dispatcher {
         self.hub.publish("scheduler.circuit_half_open", &fields);
     }
 
-    pub(super) fn publish_breaker(&mut self, plugin: &str, command: &str, transition: &Transition) {
+    /// A breaker is stored; its change of state is told of, if it is one.
+    pub(super) fn publish_breaker(&mut self, change: &BreakerChange) {
+        let Some(transition) = &change.transition else { return };
         let fields = [
-            ("plugin", plugin.into()),
-            ("command", command.into()),
+            ("plugin", (&change.plugin).into()),
+            ("command", (&change.command).into()),
             ("previous_state", transition.from.map_or("", State::as_str).into()),
             ("state", transition.to.as_str().into()),
             ("failure_count", transition.failure_count.into()),
         ];
         self.hub.publish("scheduler.circuit_state_changed", &fields);
-    }
-
-    pub(super) fn backoff_base(&self, plugin: &shared::id::PluginName) -> Millis {
-        self.catalog
-            .usable(plugin)
-            .map_or(crate::queue::retry::DEFAULT_BACKOFF_BASE, |plugin| plugin.conf.retry.backoff_base)
     }
 
     /// The schedule id of a `poll` that the scheduler submitted.

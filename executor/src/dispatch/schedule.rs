@@ -11,7 +11,7 @@ use shared::wire::gateway::Reply;
 use shared::wire::refusal::RefusalKind;
 
 use super::Dispatcher;
-use super::admit::{new_job, new_job_id};
+use super::admit::{log_duplicate, new_job, new_job_id};
 use super::finish::random_fraction;
 use super::written::Pending;
 use crate::ipc::Answer;
@@ -52,6 +52,10 @@ pub(super) struct Looked {
     pub(super) index: usize,
     pub(super) record: Record,
     pub(super) jobs: Vec<Queued>,
+    /// Newly blocked, for this reason.
+    pub(super) skipped: Option<&'static str>,
+    /// Its job is the breaker's probe.
+    pub(super) is_probe: bool,
     /// An operator waits for it.
     pub(super) answer: Option<Answer>,
 }
@@ -89,9 +93,7 @@ impl Schedules {
             self.wakes.insert((at, index));
         }
     }
-}
 
-impl Schedules {
     /// Every entry with what is stored of it.
     ///
     /// # Errors
@@ -151,7 +153,7 @@ impl Dispatcher {
     /// Looks at every entry whose time has come.
     pub(super) fn look_at_schedules(&mut self, time: Timestamp) {
         // With no workers the scheduler is gated as well.
-        if self.stopping.is_some() || self.writer_failing.is_some() || self.max_workers == 0 {
+        if self.rests() || self.max_workers == 0 {
             return;
         }
         while let Some((at, index)) = self.schedules.wakes.first().copied()
@@ -213,9 +215,9 @@ impl Dispatcher {
             (&other.entry.plugin, &other.entry.command) == (plugin, command) && !other.outstanding.is_empty()
         };
         let breaker = self.schedules.breakers.get(&(plugin.clone(), command.clone()));
-        let gate = breaker.map_or(Gate::Pass, |breaker| {
-            breaker.gate(self.rule_of(plugin), time, self.schedules.entries.iter().any(probes))
-        });
+        let gate = breaker
+            .zip(self.rule_of(plugin))
+            .map_or(Gate::Pass, |(breaker, rule)| breaker.gate(rule, time, self.schedules.entries.iter().any(probes)));
         Situation {
             now: time,
             outstanding: u32::try_from(planned.outstanding.len()).unwrap_or(u32::MAX),
@@ -278,14 +280,10 @@ impl Dispatcher {
             jobs.push(queued);
         }
         occurrences.sort_by_key(|occurrence| occurrence.slot_at);
-        if let Some(reason) = step.skipped {
-            self.publish_skipped(&entry, reason, step.record.next_run_at);
-        }
         if step.cancel_outstanding {
             self.write_claims_of(index);
         }
         let breaker = step.probe.map(|(breaker, transition)| {
-            self.publish_half_open(&entry);
             self.schedules.breakers.insert((entry.plugin.clone(), entry.command.clone()), breaker.clone());
             BreakerChange {
                 plugin: entry.plugin.to_string(),
@@ -309,7 +307,8 @@ impl Dispatcher {
             }),
             breaker,
         };
-        let looked = Looked { index, record: step.record, jobs, answer: None };
+        let (skipped, is_probe) = (step.skipped, scheduling.breaker.is_some());
+        let looked = Looked { index, record: step.record, jobs, skipped, is_probe, answer: None };
         self.submit_look(looked, scheduling);
     }
 
@@ -331,29 +330,34 @@ impl Dispatcher {
 
     /// A look is in the database.
     pub(super) fn looked(&mut self, looked: Looked, cancelled: &[JobId], duplicates: &[(JobId, Duplicate)]) {
-        let Looked { index, record, jobs, answer } = looked;
+        let Looked { index, record, jobs, skipped, is_probe, answer } = looked;
         let planned = &mut self.schedules.entries[index];
+        let next_run_at = record.next_run_at;
         planned.record = Some(record);
         planned.is_writing = false;
         planned.is_seen |= planned.is_caught_up;
         planned.is_caught_up = true;
-        let schedule_id = planned.entry.id.clone();
+        let entry = planned.entry.clone();
         for job_id in cancelled {
             planned.outstanding.remove(job_id);
         }
         self.schedules.fresh.insert(index);
+        if let Some(reason) = skipped {
+            self.publish_skipped(&entry, reason, next_run_at);
+        }
+        if is_probe {
+            self.publish_half_open(&entry);
+        }
         for job_id in cancelled {
             self.ended_from_outside(job_id, CANCELLED);
         }
         for job in jobs {
             if let Some((_, found)) = duplicates.iter().find(|(id, _)| *id == job.job_id) {
-                let fields =
-                    [("dedupe_key", (&found.key).into()), ("existing_job_id", (&found.existing_job_id).into())];
-                log(Level::Info, "dropped duplicate enqueue", &fields);
+                log_duplicate(found);
                 continue;
             }
             self.schedules.entries[index].outstanding.insert(job.job_id.clone());
-            self.publish_scheduled(&job, &schedule_id);
+            self.publish_scheduled(&job, &entry.id);
             self.depth += 1;
             self.enqueue(job);
         }

@@ -74,8 +74,7 @@ impl Dispatcher {
 
     /// Hands the next batch to the writer when it is time.
     pub(super) fn prune(&mut self, at: Instant) {
-        let waits = self.upkeep.next.is_none_or(|next| next > at);
-        if waits || self.stopping.is_some() || self.writer_failing.is_some() {
+        if self.rests() || self.upkeep.next.is_none_or(|next| next > at) {
             return;
         }
         let Some((table, kept)) = self.upkeep.tables.get(self.upkeep.place).copied() else {
@@ -86,7 +85,7 @@ impl Dispatcher {
         self.upkeep.next = None;
         let ticket = self.number();
         self.pending.insert(ticket, Pending::Prune { table });
-        let prune = Prune { table, before: before(now(), kept), limit: BATCH };
+        let prune = Prune { table, before: now().minus(kept), limit: BATCH };
         self.writer.submit(ticket, Write::Prune(prune), Urgency::Lazy);
     }
 
@@ -106,9 +105,4 @@ impl Dispatcher {
         upkeep.place += 1;
         upkeep.next = Some(Instant::now());
     }
-}
-
-fn before(now: Timestamp, kept: Millis) -> Timestamp {
-    let nanos = i64::try_from(kept.0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    Timestamp::from_unix_nanos(now.unix_nanos().saturating_sub(nanos))
 }

@@ -41,6 +41,10 @@ pub(super) enum Pending {
         change: Box<BreakerChange>,
         answer: Answer,
     },
+    /// A breaker that counted what no completion brought.
+    Counted {
+        change: Box<BreakerChange>,
+    },
     Prune {
         table: Pruned,
     },
@@ -91,6 +95,7 @@ impl Dispatcher {
                 }
                 (Some(Pending::Look(looked)), _) => self.look_refused(*looked),
                 (Some(Pending::Reset { change, answer }), _) => self.breaker_reset(*change, answer),
+                (Some(Pending::Counted { change }), _) => self.publish_breaker(&change),
                 (Some(Pending::Prune { table }), applied) => {
                     self.pruned(table, if let Applied::Pruned { rows } = applied { rows } else { 0 });
                 }
@@ -140,7 +145,7 @@ impl Dispatcher {
             }
             // The table is left for the next round.
             Some(Pending::Prune { table }) => self.pruned(table, 0),
-            Some(Pending::Note | Pending::Reanchor { .. }) if refused => {}
+            Some(Pending::Note | Pending::Counted { .. } | Pending::Reanchor { .. }) if refused => {}
             Some(Pending::Completion(done)) if refused => self.completed(*done, None),
             Some(pending) => {
                 self.pending.insert(ticket, pending);

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -20,6 +20,7 @@ use tokio::net::UnixDatagram;
 pub struct SpawnerLine {
     socket: OwnedFd,
     buffer: Vec<u8>,
+    process: Option<Child>,
 }
 
 /// A message of the spawner with its descriptors; `None` when its end is closed.
@@ -41,8 +42,9 @@ impl SpawnerLine {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         #[expect(clippy::disallowed_methods, reason = "the spawner, once, before the right to exec is given up")]
         let child = Command::new(program).env_clear().stdin(Stdio::from(theirs)).spawn();
-        child.map_err(|error| io::Error::new(error.kind(), format!("start {}: {error}", program.display())))?;
-        let mut line = Self { socket: ours, buffer: vec![0; LINE_MAX] };
+        let child =
+            child.map_err(|error| io::Error::new(error.kind(), format!("start {}: {error}", program.display())))?;
+        let mut line = Self { socket: ours, buffer: vec![0; LINE_MAX], process: Some(child) };
         let hello = Request::Hello { protocol: PROTOCOL, version: shared::VERSION.to_owned(), move_to, agent };
         fds::send(line.socket.as_fd(), &codec::encode(&hello), &agent_fd.into_iter().collect::<Vec<_>>())?;
         match line.receive()? {
@@ -67,6 +69,11 @@ impl SpawnerLine {
             Some(Reply::ConfigureRefused { text }) => Err(io::Error::other(text)),
             _ => Err(io::Error::other("the spawner did not answer `configure`")),
         }
+    }
+
+    /// The spawner itself, for whoever waits until it is gone.
+    pub fn take_process(&mut self) -> Option<Child> {
+        self.process.take()
     }
 
     /// The same line, driven by a task.

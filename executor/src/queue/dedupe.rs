@@ -21,8 +21,7 @@ impl Check {
     /// outstanding jobs.
     pub fn new(key: Option<&str>, window: Millis, now: Timestamp) -> Option<Self> {
         let key = key.filter(|key| !key.trim().is_empty())?;
-        let nanos = i64::try_from(window.0).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-        let since = (window.0 > 0).then(|| Timestamp::from_unix_nanos(now.unix_nanos().saturating_sub(nanos)));
+        let since = (window.0 > 0).then(|| now.minus(window));
         Some(Self { key: key.to_owned(), since })
     }
 

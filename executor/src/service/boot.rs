@@ -1,7 +1,6 @@
 //! The steps of the start before anything serves (`spec/operations.md` 9).
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::thread::CapabilitySet;
@@ -25,7 +24,6 @@ use crate::store::{self, StoreError};
 pub(super) struct Ready {
     pub(super) loaded: Loaded,
     pub(super) registry: Registry,
-    pub(super) sockets: Sockets,
     pub(super) spawner: SpawnerLine,
     pub(super) mode: Mode,
     pub(super) lock: std::fs::File,
@@ -35,40 +33,8 @@ pub(super) struct Ready {
     pub(super) recovered: Vec<Recovered>,
 }
 
-/// The same without the sockets.
-struct Parts {
-    loaded: Loaded,
-    registry: Registry,
-    spawner: SpawnerLine,
-    mode: Mode,
-    lock: std::fs::File,
-    writer_connection: store::WriteConnection,
-    store: store::Store,
-    snapshot: Option<String>,
-    recovered: Vec<Recovered>,
-}
-
-impl Parts {
-    fn with(self, sockets: Sockets) -> Ready {
-        let Self { loaded, registry, spawner, mode, lock, writer_connection, store, snapshot, recovered } = self;
-        Ready { loaded, registry, sockets, spawner, mode, lock, writer_connection, store, snapshot, recovered }
-    }
-}
-
-pub(super) fn boot(arguments: &Arguments, line: Option<&OwnedFd>) -> Result<Ready, StartError> {
-    let sockets = taken::take_sockets(arguments, line)?;
-    match prepare(arguments, &sockets) {
-        Ok(parts) => Ok(parts.with(sockets)),
-        Err(error) => {
-            // They stay open until the process has said why it ends: a front that saw its line close
-            // before that would be taken for the cause.
-            std::mem::forget(sockets);
-            Err(error)
-        }
-    }
-}
-
-fn prepare(arguments: &Arguments, sockets: &Sockets) -> Result<Parts, StartError> {
+/// Every step after the sockets were taken.
+pub(super) fn boot(arguments: &Arguments, sockets: &Sockets) -> Result<Ready, StartError> {
     let held = rustix::thread::capabilities(None).map_err(|error| StartError::Harden(error.to_string()))?.effective;
     let mut spawner = taken::start_spawner(arguments, sockets)?;
     harden::give_up().map_err(|error| StartError::Harden(chain(&error)))?;
@@ -104,7 +70,7 @@ fn prepare(arguments: &Arguments, sockets: &Sockets) -> Result<Parts, StartError
     let recovered = recover(&mut writer_connection, config).map_err(|error| refuse(chain(&error)))?;
     let snapshot = record_snapshot(&writer_connection, &loaded).map_err(|error| refuse(chain(&error)))?;
     let snapshot = Some(snapshot);
-    Ok(Parts { loaded, registry, spawner, mode, lock, writer_connection, store, snapshot, recovered })
+    Ok(Ready { loaded, registry, spawner, mode, lock, writer_connection, store, snapshot, recovered })
 }
 
 /// Takes the PID lock for life; the kernel frees it at death.

@@ -92,9 +92,18 @@ fn run() -> Result<u8, Refused> {
     let Some(arguments) = arguments().map_err(|error| (error, None))? else { return Ok(0) };
     let line = arguments.line.then(|| io::stdin().as_fd().try_clone_to_owned()).transpose();
     let line = line.map_err(|error| (StartError::Sockets(error.to_string()), None))?;
-    match boot::boot(&arguments, line.as_ref()) {
-        Ok(service) => service.serve(line),
-        Err(error) => Err((error, line)),
+    let sockets = match taken::take_sockets(&arguments, line.as_ref()) {
+        Ok(sockets) => sockets,
+        Err(error) => return Err((error, line)),
+    };
+    match boot::boot(&arguments, &sockets) {
+        Ok(service) => service.serve(sockets, line),
+        Err(error) => {
+            // They stay open until the process has said why it ends: a front that saw its line close
+            // before that would be taken for the cause.
+            std::mem::forget(sockets);
+            Err((error, line))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Child;
 use std::time::Duration;
 
 use shared::log::{Level, chain};
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::boot::Ready;
-use super::taken::FrontSocket;
+use super::taken::{FrontSocket, Sockets};
 use super::{Refused, StartError, refuse};
 use crate::config::{Config, TokenSource};
 use crate::dispatch::{Dispatcher, Ending, Event, Parts};
@@ -46,24 +47,25 @@ impl Doors {
 
 impl Ready {
     /// Starts the runtime and serves until the end.
-    pub(super) fn serve(self, line: Option<OwnedFd>) -> Result<u8, Refused> {
+    pub(super) fn serve(self, sockets: Sockets, line: Option<OwnedFd>) -> Result<u8, Refused> {
         let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let built = match built {
             Ok(built) => built,
             Err(error) => return Err((refuse(error), line)),
         };
-        built.block_on(self.serve_in_runtime(line))
+        built.block_on(self.serve_in_runtime(sockets, line))
     }
 
-    async fn serve_in_runtime(self, line: Option<OwnedFd>) -> Result<u8, Refused> {
+    async fn serve_in_runtime(mut self, sockets: Sockets, line: Option<OwnedFd>) -> Result<u8, Refused> {
         let lock = match self.lock.try_clone() {
             Ok(lock) => lock,
             Err(error) => return Err((refuse(error), line)),
         };
+        let spawner = self.spawner.take_process();
         let (events, mut incoming) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         let mut doors = Doors { tasks: JoinSet::new(), closing: CancellationToken::new() };
-        let parts = match self.assemble(&events, &mut tasks, &mut doors).await {
+        let parts = match self.assemble(sockets, &events, &mut tasks, &mut doors).await {
             Ok(parts) => parts,
             Err(error) => return Err((error, line)),
         };
@@ -90,7 +92,11 @@ impl Ready {
         // What nobody handled holds the way back of its answer open.
         drop(incoming);
         doors.close().await;
-        tasks.abort_all();
+        // With its task the spawner's line is closed, and the spawner ends.
+        tasks.shutdown().await;
+        if let Some(spawner) = spawner {
+            outlive(spawner).await;
+        }
         if let Err(error) = writer.stop() {
             log(Level::Warn, "database close", &[("error", (&chain(&error)).into())]);
         }
@@ -112,11 +118,12 @@ impl Ready {
     /// The agent first (it decides what there is of a vault), then every part that serves.
     async fn assemble(
         self,
+        sockets: Sockets,
         events: &mpsc::UnboundedSender<Event>,
         tasks: &mut JoinSet<()>,
         doors: &mut Doors,
     ) -> Result<Parts, StartError> {
-        let Self { loaded, registry, sockets, spawner, mode, writer_connection, store, snapshot, recovered, .. } = self;
+        let Self { loaded, registry, spawner, mode, writer_connection, store, snapshot, recovered, .. } = self;
         let config = &loaded.config;
         let catalog = Catalog::new(config, &registry, &loaded.environment, mode == Mode::Enforcing);
         let token_refs = config.api.tokens.iter().filter_map(|token| match &token.source {
@@ -177,6 +184,19 @@ impl Ready {
             entries: config.plugins.values().flat_map(|plugin| plugin.schedules.iter().cloned()).collect(),
         })
     }
+}
+
+/// Waits until the spawner is gone, within a limit: nothing of the service is to be left when it has
+/// ended.
+async fn outlive(mut spawner: Child) {
+    const LIMIT: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(1);
+    let gone = async {
+        while matches!(spawner.try_wait(), Ok(None)) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let _ = tokio::time::timeout(LIMIT, gone).await;
 }
 
 fn tokio_listener(listener: UnixListener) -> io::Result<tokio::net::UnixListener> {

@@ -2,7 +2,7 @@
 //! other's jobs in the database, and what waits for its time apart from the rest.
 
 use rusqlite::params;
-use shared::time::{Millis, Timestamp};
+use shared::time::Timestamp;
 
 use super::error::StoreError;
 use super::read::{Page, Position, QUEUED_COLUMNS, Reader, page_of};
@@ -88,24 +88,14 @@ pub(super) fn reanchor(connection: &rusqlite::Connection, reanchor: &Reanchor) -
     let now = reanchor.now.to_string();
     let mut statement = connection.prepare_cached(
         "UPDATE job_queue INDEXED BY job_queue_waiting_idx SET next_retry_at = ?2 \
-         WHERE status = 'queued' AND plugin = ?1 AND next_retry_at > ?3 AND attempt = ?4",
+         WHERE status = 'queued' AND plugin = ?1 AND next_retry_at > ?3 AND attempt BETWEEN ?4 AND ?5",
     )?;
-    // The first back-off comes before attempt 2; at some attempt the longest wait is over a day and
-    // stands for all that follow.
+    // The first back-off comes before attempt 2; the last one stands for all that follow.
     let last = reanchor.longest.len();
-    for (index, longest) in reanchor.longest.iter().enumerate() {
-        let attempt = u32::try_from(index + 2).unwrap_or(u32::MAX);
-        let beyond = reanchor.now.plus(Millis(longest.0)).to_string();
-        if index + 1 == last {
-            connection
-                .prepare_cached(
-                    "UPDATE job_queue INDEXED BY job_queue_waiting_idx SET next_retry_at = ?2 \
-                     WHERE status = 'queued' AND plugin = ?1 AND next_retry_at > ?3 AND attempt >= ?4",
-                )?
-                .execute(params![reanchor.plugin, now, beyond, attempt])?;
-        } else {
-            statement.execute(params![reanchor.plugin, now, beyond, attempt])?;
-        }
+    for (attempt, longest) in (2_u32..).zip(&reanchor.longest) {
+        let until = if attempt as usize == last + 1 { u32::MAX } else { attempt };
+        let beyond = reanchor.now.plus(*longest).to_string();
+        statement.execute(params![reanchor.plugin, now, beyond, attempt, until])?;
     }
     Ok(())
 }

@@ -207,7 +207,13 @@ fn check(write: &Write) -> Result<(), StoreError> {
         Write::Schedule(wanted) => wanted.jobs.iter().try_for_each(|(job, _)| {
             check_admission(&job.plugin, &job.command, &job.submitted_by).map_err(|e| refused(e.to_string()))
         }),
-        _ => Ok(()),
+        Write::Claim(_)
+        | Write::Snapshot(_)
+        | Write::Cancel(_)
+        | Write::Printed(_)
+        | Write::Breaker(_)
+        | Write::Prune(_)
+        | Write::Reanchor(_) => Ok(()),
     }
 }
 

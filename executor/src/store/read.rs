@@ -176,14 +176,6 @@ impl Reader {
         read().map_err(|e| StoreError::sqlite("read scheduled jobs", e))
     }
 
-    /// What is marked as running, oldest first.
-    ///
-    /// # Errors
-    /// `StoreError`.
-    pub fn running(&self) -> Result<Vec<QueuedJob>, StoreError> {
-        running(&self.connection).map_err(|e| StoreError::sqlite("read running jobs", e))
-    }
-
     /// Jobs queued or running.
     ///
     /// # Errors

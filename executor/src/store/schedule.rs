@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 use shared::id::JobId;
 use shared::time::Timestamp;
 
@@ -256,6 +256,5 @@ pub(super) fn succeeded(
              WHERE plugin = ?1 AND schedule_id = ?2",
         )?
         .execute(params![entry.0, entry.1, job_id, at])
-        .optional()
         .map(|_| ())
 }
