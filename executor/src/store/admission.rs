@@ -14,17 +14,17 @@ use super::time_text::TimeTexts;
 use super::write::NewJob;
 use crate::queue::dedupe::{self, Check, Duplicate};
 
-const HEAD: &str = "INSERT INTO job_queue (id, plugin, command, payload, status, attempt, max_attempts, submitted_by, \
+const INTO: &str = "INTO job_queue (id, plugin, command, payload, status, attempt, max_attempts, submitted_by, \
                     dedupe_key, created_at, parent_job_id, source_event_id, event_context_id, \
                     enqueued_config_snapshot_id)";
 const ROW: &str = "(?,?,?,?,'queued',1,?,?,?,?,?,?,?,?)";
 
-static JOBS: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::new(HEAD, ROW));
+static JOBS: LazyLock<ManyRows> = LazyLock::new(|| ManyRows::new(&format!("INSERT OR ROLLBACK {INTO}"), ROW));
 
 static JOB_OF_EVENT: LazyLock<String> = LazyLock::new(|| {
     format!(
         // Its id is derived from the event, so it is there whenever the event's mark is.
-        "{HEAD} VALUES {ROW} ON CONFLICT DO NOTHING"
+        "INSERT {INTO} VALUES {ROW} ON CONFLICT DO NOTHING"
     )
 });
 

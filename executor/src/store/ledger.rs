@@ -12,7 +12,10 @@ use super::rows::ManyRows;
 use crate::queue::job::check_move;
 
 static TRANSITIONS: LazyLock<ManyRows> = LazyLock::new(|| {
-    ManyRows::new("INSERT INTO job_transitions (job_id, from_status, to_status, reason, created_at)", "(?,?,?,?,?)")
+    ManyRows::new(
+        "INSERT OR ROLLBACK INTO job_transitions (job_id, from_status, to_status, reason, created_at)",
+        "(?,?,?,?,?)",
+    )
 });
 
 // An attempt is a fact: a second row of the same attempt says nothing new.

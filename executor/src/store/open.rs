@@ -98,7 +98,10 @@ pub fn open(path: &Path, config: &Path) -> Result<(Store, WriteConnection), Stor
         ));
     }
     connection
-        .execute_batch(&format!("PRAGMA synchronous = FULL; PRAGMA cache_size = -{CACHE_KIB}"))
+        // What a statement of many rows keeps for its own undoing would else be written to a file.
+        .execute_batch(&format!(
+            "PRAGMA synchronous = FULL; PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY"
+        ))
         .map_err(failed)?;
     if fresh {
         schema::create(&mut connection)

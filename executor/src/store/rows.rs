@@ -14,7 +14,9 @@ pub(super) struct ManyRows {
 }
 
 impl ManyRows {
-    /// `head` ends before `VALUES`; `row` is one row with its parentheses.
+    /// `head` ends before `VALUES`; `row` is one row with its parentheses. With `OR ROLLBACK` (an
+    /// error ends the whole batch in any case) SQLite need not copy each page for the undoing of this
+    /// statement alone.
     pub(super) fn new(head: &str, row: &str) -> Self {
         Self { statements: SIZES.map(|size| format!("{head} VALUES {}", vec![row; size].join(","))) }
     }
