@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use tests::http::{Connection, Response};
 use tests::site::{Site, json};
 
+use crate::crowd::Crowd;
+
 /// A payload of about 1 KiB.
 pub(crate) fn payload() -> String {
     format!("{{\"payload\":{{\"text\":\"{}\"}}}}", "a".repeat(960))
@@ -60,20 +62,10 @@ impl Caller {
 
 /// Admits `count` jobs over `connections`; how many a second.
 pub(crate) fn admit(site: &Site, plugin: &str, connections: usize, count: usize) -> f64 {
-    let body = payload();
-    let each = count / connections;
+    let mut crowd = Crowd::new(site, plugin, connections);
     let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..connections {
-            scope.spawn(|| {
-                let mut caller = Caller::new(site);
-                for _ in 0..each {
-                    caller.trigger(plugin, "poll", &body);
-                }
-            });
-        }
-    });
-    per_second(each * connections, start.elapsed())
+    crowd.admit(count);
+    per_second(count, start.elapsed())
 }
 
 /// A count over a span.

@@ -3,6 +3,7 @@
 //! of two days, are not compared.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
+mod crowd;
 mod floor;
 mod ledger;
 mod load;
@@ -11,6 +12,7 @@ mod stats;
 
 use std::time::{Duration, Instant};
 
+use crowd::Crowd;
 use ledger::Ledger;
 use load::{Caller, per_second};
 use stats::{Samples, median, millis};
@@ -181,26 +183,19 @@ fn drained(instance: &Instance, plugin: &str, raw: f64, what: &str) -> f64 {
 
 /// Jobs while they are admitted over HTTP by callers on the same cores.
 fn with_http(instance: &Instance, raw: f64) {
-    const CALLERS: usize = 4;
-    const EACH: usize = 4000;
-    let body = load::payload();
+    const JOBS: usize = 16_000;
+    const AT_ONCE: usize = 250;
+    let (mut crowd, mut watcher) = (Crowd::new(instance, "bench", 64), Caller::new(instance));
     let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..CALLERS {
-            scope.spawn(|| {
-                let mut caller = Caller::new(instance);
-                for sent in 0..EACH {
-                    caller.trigger("bench", "poll", &body);
-                    // Enough waits that no worker is idle, and no more.
-                    while sent % 64 == 63 && caller.depth() > 1500 {
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                }
-            });
+    for _ in 0..JOBS / AT_ONCE {
+        // Enough waits that no worker is idle, and no more.
+        while watcher.depth() > 1500 {
+            std::thread::sleep(Duration::from_millis(20));
         }
-    });
-    Caller::new(instance).drained();
-    let rate = per_second(CALLERS * EACH, start.elapsed());
+        crowd.admit(AT_ONCE);
+    }
+    watcher.drained();
+    let rate = per_second(JOBS, start.elapsed());
     println!("jobs, with HTTP admission and its load       {rate:>9.0} /s = {:.2} R", rate / raw);
 }
 
