@@ -10,6 +10,7 @@ use shared::wire::gateway::{Job, Reply};
 use shared::wire::refusal::RefusalKind;
 
 use super::Dispatcher;
+use super::claim::Standing;
 use super::written::Pending;
 use crate::ipc::{Answer, Role};
 use crate::logging::{enabled, log, now};
@@ -28,6 +29,18 @@ pub(super) struct Trigger {
     pub(super) may_write: bool,
     pub(super) wait: Millis,
 }
+
+/// A job on its way into the database, and who is to hear of it.
+pub(super) struct Admission {
+    /// Without its payload when it runs already.
+    queued: Queued,
+    answer: Answer,
+    wait: Millis,
+    run: Option<u64>,
+}
+
+/// What a caller hears when its job could not be stored.
+pub(super) const NOT_ENQUEUED: &str = "failed to enqueue job";
 
 /// A caller that wants the result of a job, until then.
 pub(super) struct Waiter {
@@ -99,20 +112,46 @@ impl Dispatcher {
         if may { Ok(known) } else { Err((RefusalKind::WriteScope, "insufficient scope")) }
     }
 
-    /// Hands a new job to the writer; the answer follows its commit.
-    pub(super) fn admit(&mut self, queued: Queued, check: Option<Check>, answer: Answer, wait: Millis) {
+    /// Hands a new job to the writer; the answer follows its commit. Where it can run at once, its
+    /// process starts meanwhile.
+    pub(super) fn admit(&mut self, mut queued: Queued, check: Option<Check>, answer: Answer, wait: Millis) {
         let row = new_job(&queued, self.snapshot.as_ref());
-        let ticket = self.number();
-        self.pending.insert(ticket, Pending::Admission { queued, answer, wait });
+        let is_early = check.is_none() && self.runs_at_once(&queued);
         let write = match check {
             Some(check) => Write::AdmitUnique(row, check),
             None => Write::Admit(row),
         };
+        let ticket = self.number();
+        // First in the writer's order.
         self.writer.submit(ticket, write, Urgency::Now);
+        let admission = if is_early {
+            let run = self.number();
+            let payload = queued.payload.take();
+            let told = queued.clone();
+            queued.payload = payload;
+            if let Some(job) = self.take_at_once(queued) {
+                self.start_as(run, job, Standing::Awaited { pid: None });
+            }
+            Admission { queued: told, answer, wait, run: Some(run) }
+        } else {
+            self.unstarted += 1;
+            Admission { queued, answer, wait, run: None }
+        };
+        self.pending.insert(ticket, Pending::Admission(Box::new(admission)));
     }
 
-    /// The job is durable: answer, and let it wait for a worker.
-    pub(super) fn admitted(&mut self, queued: Queued, answer: Answer, wait: Millis) {
+    /// Whether this job, were it admitted now, would be the next to run, and at once.
+    fn runs_at_once(&self, job: &Queued) -> bool {
+        self.runs.len() < self.max_workers
+            && self.unstarted == 0
+            && !self.rests()
+            && !self.is_careful()
+            && self.is_next(job)
+    }
+
+    /// The job is durable: answer, and let it wait for a worker, or have it what it waits for.
+    pub(super) fn admitted(&mut self, admission: Admission) {
+        let Admission { queued, answer, wait, run } = admission;
         self.depth += 1;
         if enabled(Level::Debug) {
             log(Level::Debug, "job enqueued", &[("job_id", queued.job_id.as_str().into())]);
@@ -124,20 +163,29 @@ impl Dispatcher {
             answer.send(Reply::Accepted { job_id: queued.job_id.clone() });
         }
         self.publish_enqueued(&queued);
-        self.enqueue(queued);
+        match run {
+            Some(run) => self.stands(run, &queued),
+            None => {
+                self.unstarted -= 1;
+                self.enqueue(queued);
+            }
+        }
     }
 
-    /// The job could not be made durable: nothing was accepted.
-    pub(super) fn not_admitted(&mut self, answer: Answer, wait: Millis, kind: RefusalKind) {
-        self.waiting -= usize::from(wait.0 > 0);
-        answer.refuse(kind, "failed to enqueue job");
+    /// Nothing was accepted.
+    pub(super) fn not_admitted(&mut self, admission: Admission, kind: RefusalKind, text: impl Into<String>) {
+        self.waiting -= usize::from(admission.wait.0 > 0);
+        match admission.run {
+            Some(run) => self.falls(run),
+            None => self.unstarted -= 1,
+        }
+        admission.answer.refuse(kind, text);
     }
 
-    /// Another job stands for it: nothing was accepted.
-    pub(super) fn duplicate(&mut self, found: &Duplicate, answer: Answer, wait: Millis) {
-        self.waiting -= usize::from(wait.0 > 0);
+    /// Another job stands for it.
+    pub(super) fn duplicate(&mut self, found: &Duplicate, admission: Admission) {
         log_duplicate(found);
-        answer.refuse(RefusalKind::Duplicate, found.to_string());
+        self.not_admitted(admission, RefusalKind::Duplicate, found.to_string());
     }
 
     pub(super) fn has_waiter(&self, job_id: &JobId) -> bool {

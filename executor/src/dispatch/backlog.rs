@@ -114,6 +114,17 @@ impl Dispatcher {
         }
     }
 
+    /// Whether nothing waits for a worker, or for room in this job's lane, before it.
+    pub(super) fn is_next(&self, job: &Queued) -> bool {
+        !self.backlog.unread.contains_key(&job.plugin) && self.ready.has_room(&job.plugin, self.cap(&job.plugin))
+    }
+
+    /// Takes a job for which `is_next` holds past the lanes, counted as running.
+    pub(super) fn take_at_once(&mut self, job: Queued) -> Option<Queued> {
+        self.make_ready(job);
+        self.ready.take()
+    }
+
     /// Reads lanes that run low and have more, and what has become due.
     ///
     /// # Errors
@@ -193,9 +204,13 @@ impl Dispatcher {
     /// Puts a job that memory did not know at the place of its creation.
     fn make_ready(&mut self, job: Queued) {
         if self.backlog.add(&job.job_id) {
-            let cap = self.catalog.usable(&job.plugin).map_or(1, |plugin| plugin.cap);
+            let cap = self.cap(&job.plugin);
             self.ready.push(job, cap);
         }
+    }
+
+    fn cap(&self, plugin: &PluginName) -> usize {
+        self.catalog.usable(plugin).map_or(1, |plugin| plugin.cap)
     }
 
     fn is_full(&self, plugin: &PluginName) -> bool {

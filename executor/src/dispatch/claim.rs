@@ -7,6 +7,7 @@ use shared::log::Level;
 use shared::time::{Millis, Timestamp};
 use shared::wire::gateway::{Job, JobStatus};
 use shared::wire::spawner::{RunRefusal, Spawn};
+use shared::wire::vault;
 
 use super::written::Pending;
 use super::{CAREFUL_START, CLAIM_WINDOW, Dispatcher, Stop};
@@ -40,10 +41,24 @@ pub(super) struct Run {
     pub(super) counted: bool,
     /// Its job was ended from outside: what its process still does is no failure of the plugin.
     pub(super) is_cancelled: bool,
+    pub(super) standing: Standing,
     /// Where the job stands in a pipeline.
     pub(super) context: Option<Context>,
     /// The agent was asked to compose for it, and is to be told when it may forget.
     pub(super) delivers: bool,
+}
+
+/// Whether the job that runs was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Admitted,
+    /// The process starts while the admission is committed, and gets its request after that.
+    Awaited {
+        /// Since it was spawned.
+        pid: Option<u32>,
+    },
+    /// The admission could not be stored: there is no such job.
+    Refused,
 }
 
 impl Run {
@@ -79,8 +94,12 @@ impl Dispatcher {
 
     pub(super) fn start(&mut self, job: Queued) {
         let run = self.number();
+        self.start_as(run, job, Standing::Admitted);
+    }
+
+    pub(super) fn start_as(&mut self, run: u64, job: Queued, standing: Standing) {
         let timeout = self.catalog.usable(&job.plugin).map_or(Millis(0), |plugin| plugin.timeout(&job.command));
-        let careful = self.started.elapsed() < CAREFUL_START || self.writer_failing.is_some();
+        let careful = self.is_careful();
         let mut entry = Run {
             job,
             started_at: now(),
@@ -93,6 +112,7 @@ impl Dispatcher {
             stdout_withheld: false,
             counted: true,
             is_cancelled: false,
+            standing,
             context: None,
             delivers: false,
         };
@@ -109,7 +129,9 @@ impl Dispatcher {
                     log_start(&entry, &start.spawn);
                 }
                 entry.delivers = start.spawn.deliver.is_some();
-                self.publish_started(&entry.job);
+                if standing == Standing::Admitted {
+                    self.publish_started(&entry.job);
+                }
                 self.runs.insert(run, entry);
                 if careful {
                     self.hold(run, start);
@@ -170,7 +192,13 @@ impl Dispatcher {
                 deliver: plugin.deliver(run, |principal| self.principals.contains(principal)),
             },
             request,
+            is_held: entry.standing != Standing::Admitted,
         }))
+    }
+
+    /// A claim must be durable before its spawn.
+    pub(super) fn is_careful(&self) -> bool {
+        self.started.elapsed() < CAREFUL_START || self.writer_failing.is_some()
     }
 
     /// Writes the claim first; the spawn follows its commit.
@@ -221,18 +249,23 @@ impl Dispatcher {
 
     pub(super) fn run_event(&mut self, event: RunEvent) {
         match event {
-            RunEvent::Spawned { run, pid } => {
-                self.publish_spawned(run, pid);
-                if enabled(Level::Debug)
-                    && let Some(entry) = self.runs.get(&run)
-                {
-                    let job_id = entry.job.job_id.as_str();
-                    log(Level::Debug, "plugin spawned", &[("job_id", job_id.into()), ("pid", pid.into())]);
-                }
-            }
+            RunEvent::Spawned { run, pid } => self.spawned(run, pid),
+            RunEvent::Refused { run, .. } if self.is_unaccepted(run) => self.forget_unaccepted(run),
+            RunEvent::Ended(ended) if self.is_unaccepted(ended.run) => self.forget_unaccepted(ended.run),
             RunEvent::Refused { run, refusal } => self.refused(run, &refusal),
             RunEvent::Ended(ended) => self.scrub(ended),
             RunEvent::SpawnerLost { text } => self.failed = Some(format!("the spawner is gone: {text}")),
+        }
+    }
+
+    fn spawned(&mut self, run: u64, pid: u32) {
+        let Some(entry) = self.runs.get_mut(&run) else { return };
+        let job_id = entry.job.job_id.as_str();
+        log(Level::Debug, "plugin spawned", &[("job_id", job_id.into()), ("pid", pid.into())]);
+        match &mut entry.standing {
+            Standing::Awaited { pid: known } => *known = Some(pid),
+            Standing::Admitted => self.publish_spawned(run, pid),
+            Standing::Refused => {}
         }
     }
 
@@ -265,6 +298,38 @@ impl Dispatcher {
         {
             self.ready.release(&entry.job);
         }
+    }
+
+    /// The job of a run that began early is durable: its process gets its request.
+    pub(super) fn stands(&mut self, run: u64, job: &Queued) {
+        self.publish_started(job);
+        // It may have ended without having waited for its request.
+        let Some(entry) = self.runs.get_mut(&run) else { return };
+        let standing = std::mem::replace(&mut entry.standing, Standing::Admitted);
+        self.supervisor.send(Command::Release { run });
+        if let Standing::Awaited { pid: Some(pid) } = standing {
+            self.publish_spawned(run, pid);
+        }
+    }
+
+    /// The job of a run that began early was not accepted: its process ends without a request.
+    pub(super) fn falls(&mut self, run: u64) {
+        let Some(entry) = self.runs.get_mut(&run) else { return };
+        entry.standing = Standing::Refused;
+        let fields = [("job_id", entry.job.job_id.as_str().into()), ("plugin", entry.job.plugin.as_str().into())];
+        log(Level::Warn, "job was not accepted; its process ends without a request", &fields);
+        self.supervisor.send(Command::End { run, grace: Millis(0) });
+    }
+
+    fn is_unaccepted(&self, run: u64) -> bool {
+        self.runs.get(&run).is_some_and(|entry| entry.standing == Standing::Refused)
+    }
+
+    fn forget_unaccepted(&mut self, run: u64) {
+        if self.runs.get(&run).is_some_and(|entry| entry.delivers) {
+            self.ask_vault(vault::Request::CloseDelivery { delivery_id: run }, Vec::new());
+        }
+        self.forget(run);
     }
 
     /// Drops a run that has no outcome of its own.

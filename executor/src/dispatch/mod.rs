@@ -186,6 +186,8 @@ pub struct Dispatcher {
     unwritten: Vec<(u64, Write)>,
     waiters: HashMap<JobId, Vec<Waiter>>,
     waiting: usize,
+    /// Admissions in the writer whose jobs do not run yet.
+    unstarted: usize,
     /// The writer can not write: nothing new is claimed, and what is unwritten is tried again then.
     writer_failing: Option<written::Failing>,
     stopping: Option<Stop>,
@@ -252,6 +254,7 @@ impl Dispatcher {
             unwritten: Vec::new(),
             waiters: HashMap::new(),
             waiting: 0,
+            unstarted: 0,
             writer_failing: None,
             stopping: None,
             failed: None,

@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use shared::id::{JobId, PluginName};
 use shared::log::{self as lines, Level};
-use shared::time::Millis;
 use shared::wire::refusal::RefusalKind;
 
 use super::Dispatcher;
+use super::admit::{Admission, NOT_ENQUEUED};
 use super::finish::Done;
 use super::schedule::Looked;
 use crate::ipc::Answer;
 use crate::logging::{log, now};
-use crate::queue::ready::Queued;
 use crate::store::write::{Applied, BreakerChange, Outcome, Pruned, Urgency, Write};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -22,11 +21,7 @@ const WRITE_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// An operation that the writer has not answered.
 pub(super) enum Pending {
-    Admission {
-        queued: Queued,
-        answer: Answer,
-        wait: Millis,
-    },
+    Admission(Box<Admission>),
     Claim {
         run: u64,
     },
@@ -71,14 +66,12 @@ impl Dispatcher {
                 }
             };
             match (self.pending.remove(&ticket), applied) {
-                (Some(Pending::Admission { queued, answer, wait }), Applied::Admitted) => {
-                    self.admitted(queued, answer, wait);
+                (Some(Pending::Admission(admission)), Applied::Admitted) => self.admitted(*admission),
+                (Some(Pending::Admission(admission)), Applied::Duplicate(found)) => {
+                    self.duplicate(&found, *admission);
                 }
-                (Some(Pending::Admission { answer, wait, .. }), Applied::Duplicate(found)) => {
-                    self.duplicate(&found, answer, wait);
-                }
-                (Some(Pending::Admission { answer, wait, .. }), _) => {
-                    self.not_admitted(answer, wait, RefusalKind::Internal);
+                (Some(Pending::Admission(admission)), _) => {
+                    self.not_admitted(*admission, RefusalKind::Internal, NOT_ENQUEUED);
                 }
                 (Some(Pending::Claim { run }), applied) => self.claimed(run, applied == Applied::Claimed),
                 (Some(Pending::Completion(done)), Applied::StateRefused { text }) => {
@@ -129,9 +122,9 @@ impl Dispatcher {
             self.writer_fails(error);
         }
         match self.pending.remove(&ticket) {
-            Some(Pending::Admission { answer, wait, .. }) => {
+            Some(Pending::Admission(admission)) => {
                 let kind = if refused { RefusalKind::Internal } else { RefusalKind::Storage };
-                self.not_admitted(answer, wait, kind);
+                self.not_admitted(*admission, kind, NOT_ENQUEUED);
             }
             Some(Pending::Cancel { answer, .. }) => {
                 let kind = if refused { RefusalKind::Internal } else { RefusalKind::Storage };

@@ -43,11 +43,14 @@ pub struct Start {
     pub spawn: Spawn,
     /// The request without its first byte `{`, newline included.
     pub request: Vec<u8>,
+    /// The plugin gets its request only after `Command::Release`.
+    pub is_held: bool,
 }
 
 /// What the dispatcher tells this task.
 pub enum Command {
     Start(Box<Start>),
+    Release { run: u64 },
     End { run: u64, grace: Millis },
 }
 
@@ -129,6 +132,9 @@ impl Supervisor {
 /// A run between its spawn request and the end of its pipes.
 struct Run {
     request: Vec<u8>,
+    is_held: bool,
+    /// Of a held run that has been spawned.
+    held: Option<OwnedFd>,
     written: usize,
     started: Instant,
     stdin: Option<pipe::Sender>,
@@ -274,9 +280,11 @@ impl<R: Fn(RunEvent)> Task<R> {
     fn take(&mut self, command: Command) -> io::Result<()> {
         let request = match command {
             Command::Start(start) => {
-                let Start { spawn, request } = *start;
+                let Start { spawn, request, is_held } = *start;
                 let run = Run {
                     request,
+                    is_held,
+                    held: None,
                     written: 0,
                     started: Instant::now(),
                     stdin: None,
@@ -288,10 +296,18 @@ impl<R: Fn(RunEvent)> Task<R> {
                 self.runs.insert(spawn.run, run);
                 Request::Spawn(spawn)
             }
+            Command::Release { run } => return self.release(run),
             Command::End { run, grace } => Request::End { run, grace },
         };
         self.outbox.push_back(SpawnerLine::encode(&request)?);
         Ok(())
+    }
+
+    /// A run that has ended meanwhile needs no request.
+    fn release(&mut self, run: u64) -> io::Result<()> {
+        let Some(run) = self.runs.get_mut(&run) else { return Ok(()) };
+        run.is_held = false;
+        run.held.take().map_or(Ok(()), |stdin| run.write_first(stdin))
     }
 
     fn reply(&mut self, reply: Reply, fds: Vec<OwnedFd>) -> io::Result<()> {
@@ -346,7 +362,11 @@ impl<R: Fn(RunEvent)> Task<R> {
         if !prefixed {
             entry.request.insert(0, b'{');
         }
-        entry.write_first(stdin)?;
+        if entry.is_held {
+            entry.held = Some(stdin);
+        } else {
+            entry.write_first(stdin)?;
+        }
         if self.alarm.is_none() {
             self.alarm = Some(Box::pin(tokio::time::sleep_until((entry.started + READ_AFTER).into())));
         }

@@ -171,6 +171,12 @@ impl Ready {
         taken
     }
 
+    /// Whether a job of this plugin would be taken as soon as it came.
+    pub fn has_room(&self, plugin: &PluginName, cap: usize) -> bool {
+        let (running, waiting) = self.lanes.get(plugin).map_or((0, 0), |lane| (lane.running, lane.jobs.len()));
+        self.heads.is_empty() && waiting == 0 && running < cap
+    }
+
     /// Takes a job out that is not to run any more.
     pub fn remove(&mut self, job_id: &JobId) -> Option<Queued> {
         let (plugin, place) = self.places.remove(job_id)?;
