@@ -9,9 +9,12 @@ use shared::time::Timestamp;
 use shared::wire::gateway::{HubEvent, Reply};
 
 use crate::ipc::Answer;
+use crate::text::beginning;
 
 /// Events that are kept.
 const KEPT: usize = 256;
+/// Bytes of a text in an event; the whole of it is in the job's log.
+const TEXT_MAX: usize = 4096;
 /// Watchers beyond these are answered at once.
 const WATCHERS_MAX: usize = 256;
 
@@ -44,7 +47,8 @@ impl Hub {
             self.events.pop_front();
         }
         self.last += 1;
-        self.events.push_back(HubEvent { id: self.last, kind: kind.to_owned(), data: object(fields) });
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, cut(*value))).collect();
+        self.events.push_back(HubEvent { id: self.last, kind: kind.to_owned(), data: object(&fields) });
         self.is_fresh = true;
     }
 
@@ -82,9 +86,25 @@ impl Hub {
     }
 }
 
+/// A text that a plugin may have made any length of.
+fn cut(value: Value<'_>) -> Value<'_> {
+    match value {
+        Value::Text(text) => Value::Text(beginning(text, TEXT_MAX)),
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_two_characters() {
+        let mut hub = Hub::new(Timestamp::from_unix_nanos(0));
+        let text = format!("a{}", "é".repeat(TEXT_MAX));
+        hub.publish("job.failed", &[("error", (&text).into())]);
+        assert_eq!(hub.after(0)[0].data, format!("{{\"error\":\"{}\"}}", &text[..TEXT_MAX - 1]));
+    }
 
     #[test]
     fn the_last_events_are_kept_and_their_ids_rise_by_one() {

@@ -15,5 +15,6 @@ pub mod schedule;
 pub mod service;
 pub mod sockets;
 pub mod store;
+pub mod text;
 pub mod vault;
 pub mod yaml;

@@ -13,6 +13,7 @@ mod faults;
 mod front;
 mod jobs;
 mod kill;
+mod locked;
 mod permits;
 mod pipelines;
 mod privileges;

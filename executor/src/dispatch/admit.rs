@@ -37,6 +37,8 @@ pub(super) struct Admission {
     answer: Answer,
     wait: Millis,
     run: Option<u64>,
+    /// Why its run could not begin.
+    preflight_error: Option<String>,
 }
 
 /// What a caller hears when its job could not be stored.
@@ -115,6 +117,10 @@ impl Dispatcher {
     /// Hands a new job to the writer; the answer follows its commit. Where it can run at once, its
     /// process starts meanwhile.
     pub(super) fn admit(&mut self, mut queued: Queued, check: Option<Check>, answer: Answer, wait: Millis) {
+        if self.writer_failing.is_some() {
+            self.waiting -= usize::from(wait.0 > 0);
+            return answer.refuse(RefusalKind::Storage, NOT_ENQUEUED);
+        }
         let row = new_job(&queued, self.snapshot.as_ref());
         let is_early = check.is_none() && self.runs_at_once(&queued);
         let write = match check {
@@ -129,13 +135,12 @@ impl Dispatcher {
             let payload = queued.payload.take();
             let told = queued.clone();
             queued.payload = payload;
-            if let Some(job) = self.take_at_once(queued) {
-                self.start_as(run, job, Standing::Awaited { pid: None });
-            }
-            Admission { queued: told, answer, wait, run: Some(run) }
+            let job = self.take_at_once(queued);
+            let preflight_error = job.and_then(|job| self.start_as(run, job, Standing::Awaited { pid: None }));
+            Admission { queued: told, answer, wait, run: Some(run), preflight_error }
         } else {
             self.unstarted += 1;
-            Admission { queued, answer, wait, run: None }
+            Admission { queued, answer, wait, run: None, preflight_error: None }
         };
         self.pending.insert(ticket, Pending::Admission(Box::new(admission)));
     }
@@ -151,7 +156,7 @@ impl Dispatcher {
 
     /// The job is durable: answer, and let it wait for a worker, or have it what it waits for.
     pub(super) fn admitted(&mut self, admission: Admission) {
-        let Admission { queued, answer, wait, run } = admission;
+        let Admission { queued, answer, wait, run, preflight_error } = admission;
         self.depth += 1;
         if enabled(Level::Debug) {
             log(Level::Debug, "job enqueued", &[("job_id", queued.job_id.as_str().into())]);
@@ -164,7 +169,7 @@ impl Dispatcher {
         }
         self.publish_enqueued(&queued);
         match run {
-            Some(run) => self.stands(run, &queued),
+            Some(run) => self.stands(run, &queued, preflight_error.as_deref()),
             None => {
                 self.unstarted -= 1;
                 self.enqueue(queued);
@@ -197,6 +202,21 @@ impl Dispatcher {
         for waiter in self.waiters.remove(&job.job_id).unwrap_or_default() {
             self.waiting -= 1;
             waiter.answer.send(Reply::Finished(job.clone()));
+        }
+    }
+
+    /// Answers `Accepted` to those who wait for a job that ends in another life of the executor.
+    pub(super) fn release_waiters_of(&mut self, job_id: &JobId) {
+        for waiter in self.waiters.remove(job_id).unwrap_or_default() {
+            self.waiting -= 1;
+            waiter.answer.send(Reply::Accepted { job_id: job_id.clone() });
+        }
+    }
+
+    /// The same to all.
+    pub(super) fn release_waiters(&mut self) {
+        for job_id in self.waiters.keys().cloned().collect::<Vec<_>>() {
+            self.release_waiters_of(&job_id);
         }
     }
 

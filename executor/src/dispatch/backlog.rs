@@ -135,7 +135,9 @@ impl Dispatcher {
         }
         let due: Vec<PluginName> =
             self.backlog.by_time.iter().take_while(|(due, _)| *due <= at).map(|(_, plugin)| plugin.clone()).collect();
-        for plugin in due.into_iter().filter(|plugin| self.is_low(plugin)).collect::<Vec<_>>() {
+        // What is due may be older than all that the lane holds.
+        let most = LANE_JOBS_MAX + PAGE as usize;
+        for plugin in due.into_iter().filter(|plugin| self.ready.load(plugin).0 < most).collect::<Vec<_>>() {
             self.take_due(&plugin, at)?;
         }
         let low: Vec<PluginName> = self.backlog.unread.keys().filter(|plugin| self.is_low(plugin)).cloned().collect();
@@ -207,6 +209,12 @@ impl Dispatcher {
             let cap = self.cap(&job.plugin);
             self.ready.push(job, cap);
         }
+    }
+
+    /// Puts a job back that was taken out of its lane.
+    pub(super) fn make_ready_again(&mut self, job: Queued) {
+        let cap = self.cap(&job.plugin);
+        self.ready.push(job, cap);
     }
 
     fn cap(&self, plugin: &PluginName) -> usize {

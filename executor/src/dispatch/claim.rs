@@ -94,10 +94,12 @@ impl Dispatcher {
 
     pub(super) fn start(&mut self, job: Queued) {
         let run = self.number();
+        self.publish_started(&job);
         self.start_as(run, job, Standing::Admitted);
     }
 
-    pub(super) fn start_as(&mut self, run: u64, job: Queued, standing: Standing) {
+    /// Begins a run; its error when that can not be, and the job fails.
+    pub(super) fn start_as(&mut self, run: u64, job: Queued, standing: Standing) -> Option<String> {
         let timeout = self.catalog.usable(&job.plugin).map_or(Millis(0), |plugin| plugin.timeout(&job.command));
         let careful = self.is_careful();
         let mut entry = Run {
@@ -130,7 +132,7 @@ impl Dispatcher {
                 }
                 entry.delivers = start.spawn.deliver.is_some();
                 if standing == Standing::Admitted {
-                    self.publish_started(&entry.job);
+                    self.publish_preflight(&entry.job, None);
                 }
                 self.runs.insert(run, entry);
                 if careful {
@@ -141,10 +143,16 @@ impl Dispatcher {
                 }
             }
             Err(failure) => {
+                let error = failure.error.clone();
+                if standing == Standing::Admitted {
+                    self.publish_preflight(&entry.job, Some(&error));
+                }
                 self.runs.insert(run, entry);
                 self.fail(run, failure);
+                return Some(error);
             }
         }
+        None
     }
 
     /// Everything of a run that can be refused before anybody is asked to spawn.
@@ -301,8 +309,9 @@ impl Dispatcher {
     }
 
     /// The job of a run that began early is durable: its process gets its request.
-    pub(super) fn stands(&mut self, run: u64, job: &Queued) {
+    pub(super) fn stands(&mut self, run: u64, job: &Queued, preflight_error: Option<&str>) {
         self.publish_started(job);
+        self.publish_preflight(job, preflight_error);
         // It may have ended without having waited for its request.
         let Some(entry) = self.runs.get_mut(&run) else { return };
         let standing = std::mem::replace(&mut entry.standing, Standing::Admitted);

@@ -11,18 +11,20 @@ use shared::wire::gateway::{Job, JobStatus};
 use shared::wire::vault::Request;
 
 use super::claim::Run;
+use super::jobs::{json_text, shown};
 use super::report::{cap_subs, log_end, stopwatch, tell_of_output};
 use super::route::{Child, Children};
 use super::written::Pending;
 use super::{Dispatcher, Stop};
 use crate::logging::{enabled, log, now};
+use crate::pipeline::route::Stopped;
 use crate::plugin::outcome::{self, Failure, Finished};
 use crate::plugin::protocol::Response;
 use crate::plugin::supervise::Ended;
 use crate::queue::ready::Queued;
 use crate::queue::retry::{DEFAULT_BACKOFF_BASE, Decision, FailureReason, decide};
 use crate::store::new_id;
-use crate::store::write::{BreakerChange, Completion, FactRule, Next, StateUpdate, Urgency, Write};
+use crate::store::write::{BreakerChange, Completion, FactRule, Next, RoutedJobs, StateUpdate, Urgency, Write};
 
 /// A completion on its way into the database.
 pub(super) struct Done {
@@ -36,6 +38,8 @@ pub(super) struct Done {
     /// What waiters get; made only when there are some.
     view: Option<Job>,
     children: Vec<Child>,
+    /// Pipelines that its events would have started.
+    stopped: Vec<Stopped>,
     /// What the breaker has counted.
     pub(super) breaker: Option<BreakerChange>,
     /// The lane is held until the commit, so that the next run sees the state.
@@ -149,7 +153,7 @@ impl Dispatcher {
             plugin: entry.job.plugin.to_string(),
             command: entry.job.command.to_string(),
             attempt: entry.job.attempt,
-            result: attempt.result.clone().map(super::json_text),
+            result: attempt.result.clone().map(json_text),
             last_error: attempt.error.clone(),
             started_at: Some(entry.started_at.to_string()),
             completed_at: Some(completed_at.to_string()),
@@ -195,6 +199,7 @@ impl Dispatcher {
             failure,
             view,
             children: attempt.children.jobs,
+            stopped: attempt.children.stopped,
             breaker,
             holds_lane,
             run: entry,
@@ -204,8 +209,40 @@ impl Dispatcher {
         self.writer.submit(ticket, write, urgency);
     }
 
-    /// `admitted`: the jobs of its events that were stored; `None` when the completion did not hold.
-    pub(super) fn completed(&mut self, mut done: Done, admitted: Option<&[JobId]>) {
+    /// It is in the database; `routed`: what became of the jobs of its events.
+    pub(super) fn completed(&mut self, mut done: Done, routed: &RoutedJobs) {
+        self.settle(&done);
+        self.tell_of_stopped(&done.run.job, &done.stopped);
+        self.enqueue_children(std::mem::take(&mut done.children), routed);
+        self.publish_done(&done);
+        let job = &done.run.job;
+        match done.next {
+            Next::Terminal { .. } => {
+                self.depth = self.depth.saturating_sub(1);
+                self.schedule_job_ended(&job.job_id, &job.submitted_by, job.dedupe_key.as_deref());
+                if let Some(view) = &done.view {
+                    self.wake_waiters(view);
+                } else if self.has_waiter(&job.job_id) {
+                    self.wake_late_waiters(&job.job_id);
+                }
+            }
+            Next::Retry { next_retry_at, .. } => self.backlog.due_at(&job.plugin, next_retry_at),
+            // It runs again after the next start; its callers need not wait for that.
+            Next::Requeue => self.release_waiters_of(&job.job_id),
+        }
+    }
+
+    /// The completion did not hold: whoever ended the job has told of it, or it is gone.
+    pub(super) fn not_completed(&mut self, done: &Done) {
+        self.settle(done);
+        if !done.run.is_cancelled {
+            let fields = [("job_id", done.run.job.job_id.as_str().into()), ("attempt", done.run.job.attempt.into())];
+            log(Level::Warn, "completion dropped: its claim no longer holds", &fields);
+        }
+    }
+
+    /// What a run held until its outcome was settled.
+    fn settle(&mut self, done: &Done) {
         if done.holds_lane {
             self.states.remove(&done.run.job.plugin);
             self.ready.release(&done.run.job);
@@ -213,40 +250,13 @@ impl Dispatcher {
         if done.run.delivers {
             self.ask_vault(Request::CloseDelivery { delivery_id: done.number }, Vec::new());
         }
-        let Some(admitted) = admitted else {
-            // Whoever ended the job counted it (a cancel), or it is gone.
-            self.backlog.forget(&done.run.job.job_id);
-            let fields = [("job_id", done.run.job.job_id.as_str().into()), ("attempt", done.run.job.attempt.into())];
-            return log(Level::Warn, "completion dropped: its claim no longer holds", &fields);
-        };
-        self.enqueue_children(std::mem::take(&mut done.children), admitted);
-        self.publish_done(&done);
-        match done.next {
-            Next::Terminal { .. } => {
-                self.depth = self.depth.saturating_sub(1);
-                self.backlog.forget(&done.run.job.job_id);
-                let Queued { job_id, submitted_by, dedupe_key, .. } = &done.run.job;
-                self.schedule_job_ended(job_id, submitted_by, dedupe_key.as_deref());
-                if let Some(view) = &done.view {
-                    self.wake_waiters(view);
-                } else if self.has_waiter(&done.run.job.job_id) {
-                    self.wake_late_waiters(&done.run.job.job_id);
-                }
-            }
-            Next::Retry { next_retry_at, .. } => {
-                self.backlog.forget(&done.run.job.job_id);
-                self.backlog.due_at(&done.run.job.plugin, next_retry_at);
-            }
-            Next::Requeue => {
-                self.backlog.forget(&done.run.job.job_id);
-            }
-        }
+        self.backlog.forget(&done.run.job.job_id);
     }
 
     /// Somebody began to wait while the completion was on its way.
     fn wake_late_waiters(&mut self, job_id: &JobId) {
         if let Ok(Some(row)) = self.reader.job(job_id) {
-            self.wake_waiters(&super::shown(row));
+            self.wake_waiters(&shown(row));
         }
     }
 

@@ -6,11 +6,12 @@ use serde_json::value::RawValue;
 use shared::id::{CommandName, JobId, PluginName};
 use shared::log::Level;
 use shared::time::Millis;
-use shared::wire::gateway::{JobStatus, Reply};
+use shared::wire::gateway::{Job, JobStatus, Reply};
 use shared::wire::refusal::RefusalKind;
 
 use super::Dispatcher;
 use super::admit::{is_object, new_job_id};
+use super::claim::Run;
 use super::finish::Done;
 use super::written::Pending;
 use crate::ipc::Answer;
@@ -18,12 +19,24 @@ use crate::logging::{log, now};
 use crate::plugin::supervise::Command;
 use crate::queue::dedupe::Check;
 use crate::queue::ready::Queued;
+use crate::store::read::JobRow;
 use crate::store::write::{Applied, Cancel, Completion, Printed, Urgency, Write};
 
 /// What ended a job that its operator cancelled.
 const CANCELLED: &str = "cancelled by operator";
 /// Between TERM and KILL.
 const CANCEL_GRACE: Millis = Millis::from_secs(5);
+
+/// What a caller hears when that can not be stored.
+const NOT_CANCELLED: &str = "failed to cancel job";
+
+/// The end of a job on its way into the database.
+pub(super) struct Cancelling {
+    job_id: JobId,
+    /// The job, when it waited for a worker.
+    waiting: Option<Queued>,
+    answer: Answer,
+}
 
 /// A request to run a finished job once more.
 pub(super) struct Retry {
@@ -34,6 +47,34 @@ pub(super) struct Retry {
 }
 
 impl Dispatcher {
+    pub(super) fn get_job(&self, job_id: &JobId, answer: Answer) {
+        match self.reader.job(job_id) {
+            Ok(Some(row)) => {
+                let mut job = shown(row);
+                if let Some(run) = self.unwritten_run(job_id) {
+                    run.show(&mut job);
+                }
+                answer.send(Reply::Job(job));
+            }
+            Ok(None) => answer.refuse(RefusalKind::JobUnknown, "job not found"),
+            Err(error) => {
+                log(Level::Error, "job read failed", &[("error", (&shared::log::chain(&error)).into())]);
+                answer.refuse(RefusalKind::Internal, "failed to retrieve job");
+            }
+        }
+    }
+
+    /// The run of a job whose end is not in the database.
+    fn unwritten_run(&self, job_id: &JobId) -> Option<&Run> {
+        let ending = || {
+            self.pending.values().find_map(|pending| match pending {
+                Pending::Completion(done) => Some(&done.run).filter(|run| run.job.job_id == *job_id),
+                _ => None,
+            })
+        };
+        self.run_of(job_id).and_then(|run| self.runs.get(&run)).or_else(ending)
+    }
+
     /// A new job that copies a finished one and names it as its parent.
     pub(super) fn retry_job(&mut self, retry: &Retry, answer: Answer) {
         if self.stopping.is_some() {
@@ -87,25 +128,53 @@ impl Dispatcher {
 
     /// Ends a queued or running job as `dead`. Its claim always comes first in the writer.
     pub(super) fn cancel_job(&mut self, job_id: &JobId, answer: Answer) {
-        if let Some(run) = self.run_of(job_id) {
-            self.write_claim(run, Urgency::Now);
+        if self.writer_failing.is_some() {
+            return answer.refuse(RefusalKind::Storage, NOT_CANCELLED);
         }
+        let waiting = self.end_soon(job_id);
         let cancel = Cancel { job_id: job_id.clone(), at: now(), reason: CANCELLED.to_owned() };
         let ticket = self.number();
-        self.pending.insert(ticket, Pending::Cancel { job_id: job_id.clone(), answer });
+        let cancelling = Cancelling { job_id: job_id.clone(), waiting, answer };
+        self.pending.insert(ticket, Pending::Cancel(Box::new(cancelling)));
         self.writer.submit(ticket, Write::Cancel(cancel), Urgency::Now);
     }
 
+    /// A job is about to be marked dead: where it waits it starts no more, and what it waited as is
+    /// given back; where it runs, its claim goes first, and its end counts for nothing.
+    pub(super) fn end_soon(&mut self, job_id: &JobId) -> Option<Queued> {
+        if let Some(run) = self.run_of(job_id) {
+            self.write_claim(run, Urgency::Now);
+            self.runs.entry(run).and_modify(|run| run.is_cancelled = true);
+        }
+        self.ready.remove(job_id)
+    }
+
+    /// A job that `end_soon` was called for lives on.
+    pub(super) fn ends_not(&mut self, job_id: &JobId, waiting: Option<Queued>) {
+        if let Some(run) = self.run_of(job_id) {
+            self.runs.entry(run).and_modify(|run| run.is_cancelled = false);
+        }
+        if let Some(job) = waiting {
+            self.make_ready_again(job);
+        }
+    }
+
     /// The job is dead, or it was not there to end.
-    pub(super) fn cancelled(&mut self, job_id: &JobId, applied: &Applied, answer: Answer) {
+    pub(super) fn cancelled(&mut self, cancelling: Cancelling, applied: &Applied) {
+        let Cancelling { job_id, answer, .. } = cancelling;
         match applied {
             Applied::Cancelled => {
                 answer.send(Reply::Cancelled { job_id: job_id.clone() });
-                self.ended_from_outside(job_id, CANCELLED);
+                self.ended_from_outside(&job_id, CANCELLED);
             }
             Applied::Missing => answer.refuse(RefusalKind::JobUnknown, "job not found"),
             _ => answer.refuse(RefusalKind::JobFinished, "job is already finished"),
         }
+    }
+
+    pub(super) fn not_cancelled(&mut self, cancelling: Cancelling, kind: RefusalKind) {
+        self.ends_not(&cancelling.job_id, cancelling.waiting);
+        cancelling.answer.refuse(kind, NOT_CANCELLED);
     }
 
     /// A job was marked dead in the database: nothing of it starts any more, and what runs is
@@ -113,18 +182,28 @@ impl Dispatcher {
     pub(super) fn ended_from_outside(&mut self, job_id: &JobId, reason: &str) {
         log(Level::Info, "job cancelled", &[("job_id", job_id.as_str().into()), ("reason", reason.into())]);
         self.depth = self.depth.saturating_sub(1);
-        if self.ready.remove(job_id).is_some() {
-            self.backlog.forget(job_id);
+        // Until its completion comes a run is known; whatever waited is not any more.
+        self.ready.remove(job_id);
+        let run = self.run_of(job_id);
+        match run {
+            Some(run) => self.supervisor.send(Command::End { run, grace: CANCEL_GRACE }),
+            None => self.backlog.forget(job_id),
         }
-        if let Some(run) = self.run_of(job_id) {
-            self.runs.entry(run).and_modify(|run| run.is_cancelled = true);
-            self.supervisor.send(Command::End { run, grace: CANCEL_GRACE });
+        match self.reader.job(job_id) {
+            Ok(Some(row)) => {
+                let error = row.last_error.clone().unwrap_or_default();
+                self.publish_end(&row.plugin, job_id, JobStatus::Dead, None, Some(&error));
+                self.schedule_job_ended(job_id, &row.submitted_by, row.dedupe_key.as_deref());
+                self.wake_waiters(&shown(row));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log(Level::Error, "job read failed", &[("error", (&shared::log::chain(&error)).into())]);
+                self.forget_outstanding(job_id);
+            }
         }
-        if let Ok(Some(row)) = self.reader.job(job_id) {
-            let error = row.last_error.clone().unwrap_or_default();
-            self.publish_end(&row.plugin, job_id, JobStatus::Dead, None, Some(&error));
-            self.schedule_job_ended(job_id, &row.submitted_by, row.dedupe_key.as_deref());
-            self.wake_waiters(&super::shown(row));
+        if let Some(run) = run {
+            self.publish_poll_cancelled(run, reason);
         }
     }
 
@@ -140,12 +219,37 @@ impl Dispatcher {
                 self.writer.submit(ticket, Write::Printed(printed), Urgency::Lazy);
             }
         }
-        self.completed(done, None);
+        self.not_completed(&done);
     }
 
     pub(super) fn run_of(&self, job_id: &JobId) -> Option<u64> {
         self.runs.iter().find(|(_, run)| run.job.job_id == *job_id).map(|(number, _)| *number)
     }
+}
+
+/// A row as a caller may see it.
+pub(super) fn shown(row: JobRow) -> Job {
+    Job {
+        job_id: row.job_id,
+        status: row.status,
+        plugin: row.plugin,
+        command: row.command,
+        attempt: row.attempt,
+        result: row.result.map(json_text),
+        last_error: row.last_error,
+        started_at: row.started_at,
+        completed_at: row.completed_at,
+    }
+}
+
+/// What a plugin printed, as JSON text: as it stands, or, when it is none, as a JSON string.
+pub(super) fn json_text(printed: String) -> String {
+    if serde_json::from_str::<&serde_json::value::RawValue>(&printed).is_ok() {
+        return printed;
+    }
+    let mut text = String::with_capacity(printed.len() + 2);
+    shared::log::push_json_text(&mut text, &printed);
+    text
 }
 
 /// The event of the old job with another payload; what was no event becomes one as from the API.

@@ -27,8 +27,7 @@ use std::time::{Duration, Instant};
 use shared::id::{JobId, PluginName};
 use shared::log::Level;
 use shared::time::{Millis, Timestamp};
-use shared::wire::gateway::{FrontConfig, Health, Job, Reply, Request};
-use shared::wire::refusal::RefusalKind;
+use shared::wire::gateway::{FrontConfig, Health, Reply, Request};
 use tokio::sync::mpsc;
 
 use crate::config::Retention;
@@ -41,7 +40,7 @@ use crate::plugin::supervise::{Command, RunEvent, Supervisor};
 use crate::queue::ready::Ready;
 use crate::schedule::entry::Entry;
 use crate::store::StoreError;
-use crate::store::read::{JobRow, Reader};
+use crate::store::read::Reader;
 use crate::store::recover::Recovered;
 use crate::store::write::{Outcome, Write};
 use crate::store::writer::Writer;
@@ -302,9 +301,11 @@ impl Dispatcher {
             }
             if let Some(stop) = &self.stopping {
                 if self.runs.is_empty() && self.pending.is_empty() {
+                    self.release_waiters();
                     return (Ending::Stopped, self.writer);
                 }
                 if stop.is_killing() && stop.next() <= Instant::now() {
+                    self.release_waiters();
                     let text = format!(
                         "stopped with {} jobs running and {} writes open; the next start takes them up",
                         self.runs.len(),
@@ -355,23 +356,6 @@ impl Dispatcher {
             Request::ResetBreaker { plugin, command } => self.reset_breaker(plugin, command, answer),
             Request::Breaker { plugin, command, limit } => self.show_breaker(&plugin, &command, limit, answer),
             Request::ActivePolls => self.show_polls(answer),
-        }
-    }
-
-    fn get_job(&self, job_id: &JobId, answer: Answer) {
-        match self.reader.job(job_id) {
-            Ok(Some(row)) => {
-                let mut job = shown(row);
-                if let Some(run) = self.run_of(job_id).and_then(|run| self.runs.get(&run)) {
-                    run.show(&mut job);
-                }
-                answer.send(Reply::Job(job));
-            }
-            Ok(None) => answer.refuse(RefusalKind::JobUnknown, "job not found"),
-            Err(error) => {
-                log(Level::Error, "job read failed", &[("error", (&shared::log::chain(&error)).into())]);
-                answer.refuse(RefusalKind::Internal, "failed to retrieve job");
-            }
         }
     }
 
@@ -455,29 +439,4 @@ async fn sleep_until(wake: Option<Instant>) {
         Some(wake) => tokio::time::sleep_until(wake.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// A row as a caller may see it.
-fn shown(row: JobRow) -> Job {
-    Job {
-        job_id: row.job_id,
-        status: row.status,
-        plugin: row.plugin,
-        command: row.command,
-        attempt: row.attempt,
-        result: row.result.map(json_text),
-        last_error: row.last_error,
-        started_at: row.started_at,
-        completed_at: row.completed_at,
-    }
-}
-
-/// What a plugin printed, as JSON text: as it stands, or, when it is none, as a JSON string.
-fn json_text(printed: String) -> String {
-    if serde_json::from_str::<&serde_json::value::RawValue>(&printed).is_ok() {
-        return printed;
-    }
-    let mut text = String::with_capacity(printed.len() + 2);
-    shared::log::push_json_text(&mut text, &printed);
-    text
 }

@@ -57,10 +57,17 @@ impl Dispatcher {
             cancel: None,
             breaker: None,
         };
-        self.submit_look(
-            Looked { index, record, jobs: Vec::new(), skipped: None, is_probe: false, answer: Some(answer) },
-            scheduling,
-        );
+        let looked = Looked {
+            index,
+            record,
+            jobs: Vec::new(),
+            ending: Vec::new(),
+            skipped: None,
+            probe_of: None,
+            is_catch_up: false,
+            answer: Some(answer),
+        };
+        self.submit_look(looked, scheduling);
     }
 
     /// `ductile system scheduler`.

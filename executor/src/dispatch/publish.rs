@@ -46,11 +46,18 @@ impl Dispatcher {
         let parent = ("parent_job_id", job.parent_job_id.as_deref().unwrap_or_default().into());
         let by = ("submitted_by", (&job.submitted_by).into());
         self.hub.publish("job.started", &[id, plugin, command, attempt, parent, by]);
-        self.hub.publish("job.preflight", &[id, plugin, command, ("decision", "run".into()), ("reason", "".into())]);
         if let Some(schedule_id) = self.poll_of(job) {
             let schedule = ("schedule_id", schedule_id.into());
             self.hub.publish("poll.started", &[id, plugin, command, schedule, by, attempt]);
         }
+    }
+
+    /// `error`: why it can not be run.
+    pub(super) fn publish_preflight(&mut self, job: &Queued, error: Option<&str>) {
+        let [id, plugin, command] = names(job);
+        let decision = ("decision", if error.is_none() { "run" } else { "fail" }.into());
+        self.hub
+            .publish("job.preflight", &[id, plugin, command, decision, ("reason", error.unwrap_or_default().into())]);
     }
 
     pub(super) fn publish_spawned(&mut self, run: u64, pid: u32) {
@@ -148,6 +155,14 @@ impl Dispatcher {
         ];
         fields.extend(error.map(|error| ("error", error.into())));
         self.hub.publish("poll.completed", &fields);
+    }
+
+    /// The run goes on until its process has ended; its job is dead.
+    pub(super) fn publish_poll_cancelled(&mut self, run: u64, reason: &str) {
+        if let Some(entry) = self.runs.remove(&run) {
+            self.publish_poll_end(&entry, JobStatus::Dead, entry.started.elapsed(), Some(reason));
+            self.runs.insert(run, entry);
+        }
     }
 
     fn publish_retry(&mut self, job: &Queued, next: Timestamp, ended: Timestamp, reason: FailureReason) {

@@ -6,22 +6,24 @@ use shared::log::Level;
 use shared::time::Timestamp;
 
 use super::Dispatcher;
-use super::admit::new_job;
+use super::admit::{log_duplicate, new_job};
 use super::claim::Run;
 use crate::logging::log;
 use crate::pipeline::Context;
-use crate::pipeline::route::{Dispatch, Source, route_answer};
+use crate::pipeline::route::{Dispatch, Source, Stopped, route_answer};
 use crate::plugin::protocol::{Response, Status};
 use crate::queue::dedupe::Check;
 use crate::queue::job::DEFAULT_MAX_ATTEMPTS;
 use crate::queue::ready::Queued;
-use crate::store::write::{EventContext, Routed};
+use crate::store::write::{EventContext, Routed, RoutedJobs};
 
 /// The jobs that an answer makes: as they are stored, and as they are run once they are.
 #[derive(Default)]
 pub(super) struct Children {
     pub(super) routed: Vec<Routed>,
     pub(super) jobs: Vec<Child>,
+    /// Pipelines that are not started.
+    pub(super) stopped: Vec<Stopped>,
 }
 
 /// One of them, with what the hub is told.
@@ -50,7 +52,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// The error of the job: it fails, without a retry.
-    pub(super) fn route(&mut self, run: &Run, response: &Response<'_>, at: Timestamp) -> Result<Children, String> {
+    pub(super) fn route(&self, run: &Run, response: &Response<'_>, at: Timestamp) -> Result<Children, String> {
         let Status::Ok { result } = &response.status else { return Ok(Children::default()) };
         if response.events.is_empty() && run.context.is_none() {
             return Ok(Children::default());
@@ -63,17 +65,7 @@ impl Dispatcher {
             completed_at: at,
         };
         let routing = route_answer(&self.graph, source, &response.events, result).map_err(|error| error.to_string())?;
-        for stopped in &routing.stopped {
-            let fields = [
-                ("job_id", run.job.job_id.as_str().into()),
-                ("plugin", run.job.plugin.as_str().into()),
-                ("pipeline", (&stopped.pipeline).into()),
-                ("depth", stopped.depth.into()),
-            ];
-            log(Level::Warn, "pipeline not started: its chain of causes is too long", &fields);
-            self.hub.publish("router.depth_exceeded", &fields);
-        }
-        let mut children = Children::default();
+        let mut children = Children { stopped: routing.stopped, ..Children::default() };
         for dispatch in routing.dispatches {
             self.add_child(&mut children, &run.job, dispatch, at);
         }
@@ -105,10 +97,26 @@ impl Dispatcher {
         children.jobs.push(Child { job, pipeline, step });
     }
 
-    /// The jobs of a completion that are in the database now.
-    pub(super) fn enqueue_children(&mut self, children: Vec<Child>, admitted: &[JobId]) {
+    /// Pipelines that the events of a stored completion did not start.
+    pub(super) fn tell_of_stopped(&mut self, job: &Queued, stopped: &[Stopped]) {
+        for stopped in stopped {
+            let fields = [
+                ("job_id", job.job_id.as_str().into()),
+                ("plugin", job.plugin.as_str().into()),
+                ("pipeline", (&stopped.pipeline).into()),
+                ("depth", stopped.depth.into()),
+            ];
+            log(Level::Warn, "pipeline not started: its chain of causes is too long", &fields);
+            self.hub.publish("router.depth_exceeded", &fields);
+        }
+    }
+
+    /// The jobs of a completion that are in the database now, in their order.
+    pub(super) fn enqueue_children(&mut self, children: Vec<Child>, routed: &RoutedJobs) {
+        routed.duplicates.iter().for_each(log_duplicate);
+        let mut admitted = routed.admitted.iter().peekable();
         for child in children {
-            if admitted.contains(&child.job.job_id) {
+            if admitted.next_if(|id| **id == child.job.job_id).is_some() {
                 self.depth += 1;
                 self.publish_routed(&child);
                 self.enqueue(child.job);

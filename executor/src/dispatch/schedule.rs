@@ -52,10 +52,14 @@ pub(super) struct Looked {
     pub(super) index: usize,
     pub(super) record: Record,
     pub(super) jobs: Vec<Queued>,
+    /// The jobs that end to make room, and those of them that waited for a worker.
+    pub(super) ending: Vec<(JobId, Option<Queued>)>,
     /// Newly blocked, for this reason.
     pub(super) skipped: Option<&'static str>,
-    /// Its job is the breaker's probe.
-    pub(super) is_probe: bool,
+    /// Its job is a probe: the breaker as it was before.
+    pub(super) probe_of: Option<Breaker>,
+    /// What was missed while nothing ran is seen to with it.
+    pub(super) is_catch_up: bool,
     /// An operator waits for it.
     pub(super) answer: Option<Answer>,
 }
@@ -70,6 +74,8 @@ pub(super) struct Planned {
     is_blocked: bool,
     /// A look is on its way into the database.
     pub(super) is_writing: bool,
+    /// It has jobs.
+    is_firing: bool,
     /// What was missed while nothing ran has been seen to.
     is_caught_up: bool,
     /// It was looked at since the start.
@@ -119,6 +125,7 @@ impl Schedules {
                 wake: None,
                 is_blocked: false,
                 is_writing: false,
+                is_firing: false,
                 is_caught_up: false,
                 is_seen: false,
                 ran: Vec::new(),
@@ -212,7 +219,8 @@ impl Dispatcher {
     fn situation(&self, planned: &Planned, time: Timestamp) -> Situation {
         let Entry { plugin, command, .. } = &planned.entry;
         let probes = |other: &Planned| {
-            (&other.entry.plugin, &other.entry.command) == (plugin, command) && !other.outstanding.is_empty()
+            (&other.entry.plugin, &other.entry.command) == (plugin, command)
+                && (other.is_firing || !other.outstanding.is_empty())
         };
         let breaker = self.schedules.breakers.get(&(plugin.clone(), command.clone()));
         let gate = breaker
@@ -250,6 +258,8 @@ impl Dispatcher {
             return;
         }
         planned.is_writing = true;
+        planned.is_firing = !step.fires.is_empty();
+        let is_catch_up = !planned.is_caught_up;
         let entry = planned.entry.clone();
         let known = self.catalog.usable(&entry.plugin);
         let window = match entry.timing {
@@ -280,11 +290,11 @@ impl Dispatcher {
             jobs.push(queued);
         }
         occurrences.sort_by_key(|occurrence| occurrence.slot_at);
-        if step.cancel_outstanding {
-            self.write_claims_of(index);
-        }
+        let ending = if step.cancel_outstanding { self.end_own(index) } else { Vec::new() };
+        let mut probe_of = None;
         let breaker = step.probe.map(|(breaker, transition)| {
-            self.schedules.breakers.insert((entry.plugin.clone(), entry.command.clone()), breaker.clone());
+            let target = (entry.plugin.clone(), entry.command.clone());
+            probe_of = self.schedules.breakers.insert(target, breaker.clone());
             BreakerChange {
                 plugin: entry.plugin.to_string(),
                 command: entry.command.to_string(),
@@ -307,8 +317,8 @@ impl Dispatcher {
             }),
             breaker,
         };
-        let (skipped, is_probe) = (step.skipped, scheduling.breaker.is_some());
-        let looked = Looked { index, record: step.record, jobs, skipped, is_probe, answer: None };
+        let (record, skipped) = (step.record, step.skipped);
+        let looked = Looked { index, record, jobs, ending, skipped, probe_of, is_catch_up, answer: None };
         self.submit_look(looked, scheduling);
     }
 
@@ -318,25 +328,22 @@ impl Dispatcher {
         self.writer.submit(ticket, Write::Schedule(Box::new(scheduling)), Urgency::Now);
     }
 
-    /// The claims of an entry's runs go before what cancels them.
-    fn write_claims_of(&mut self, index: usize) {
-        let outstanding = &self.schedules.entries[index].outstanding;
-        let runs: Vec<u64> =
-            self.runs.iter().filter(|(_, run)| outstanding.contains(&run.job.job_id)).map(|(run, _)| *run).collect();
-        for run in runs {
-            self.write_claim(run, Urgency::Now);
-        }
+    /// The jobs of an entry make room for its next.
+    fn end_own(&mut self, index: usize) -> Vec<(JobId, Option<Queued>)> {
+        let outstanding: Vec<JobId> = self.schedules.entries[index].outstanding.iter().cloned().collect();
+        outstanding.into_iter().map(|job_id| (self.end_soon(&job_id), job_id)).map(|(job, id)| (id, job)).collect()
     }
 
     /// A look is in the database.
     pub(super) fn looked(&mut self, looked: Looked, cancelled: &[JobId], duplicates: &[(JobId, Duplicate)]) {
-        let Looked { index, record, jobs, skipped, is_probe, answer } = looked;
+        let Looked { index, record, jobs, ending, skipped, probe_of, is_catch_up, answer } = looked;
         let planned = &mut self.schedules.entries[index];
         let next_run_at = record.next_run_at;
         planned.record = Some(record);
         planned.is_writing = false;
+        planned.is_firing = false;
         planned.is_seen |= planned.is_caught_up;
-        planned.is_caught_up = true;
+        planned.is_caught_up |= is_catch_up;
         let entry = planned.entry.clone();
         for job_id in cancelled {
             planned.outstanding.remove(job_id);
@@ -345,11 +352,14 @@ impl Dispatcher {
         if let Some(reason) = skipped {
             self.publish_skipped(&entry, reason, next_run_at);
         }
-        if is_probe {
+        if probe_of.is_some() {
             self.publish_half_open(&entry);
         }
         for job_id in cancelled {
             self.ended_from_outside(job_id, CANCELLED);
+        }
+        for (job_id, waiting) in ending.into_iter().filter(|(job_id, _)| !cancelled.contains(job_id)) {
+            self.ends_not(&job_id, waiting);
         }
         for job in jobs {
             if let Some((_, found)) = duplicates.iter().find(|(id, _)| *id == job.job_id) {
@@ -366,9 +376,18 @@ impl Dispatcher {
         }
     }
 
-    /// A look can never be stored: the entry rests until its next time.
+    /// A look can never be stored: nothing of it holds, and the entry rests until its next time.
     pub(super) fn look_refused(&mut self, looked: Looked) {
-        self.schedules.entries[looked.index].is_writing = false;
+        let planned = &mut self.schedules.entries[looked.index];
+        planned.is_writing = false;
+        planned.is_firing = false;
+        if let Some(breaker) = looked.probe_of {
+            let target = (planned.entry.plugin.clone(), planned.entry.command.clone());
+            self.schedules.breakers.insert(target, breaker);
+        }
+        for (job_id, waiting) in looked.ending {
+            self.ends_not(&job_id, waiting);
+        }
         self.schedules.wake_at(looked.index, Some(now().plus(Millis::from_secs(60))));
         if let Some(answer) = looked.answer {
             answer.refuse(RefusalKind::Internal, "failed to store the schedule entry");
@@ -385,6 +404,15 @@ impl Dispatcher {
         planned.outstanding.remove(job_id);
         let (plugin, command) = (planned.entry.plugin.clone(), planned.entry.command.clone());
         self.schedules.look_at_blocked(&plugin, &command);
+    }
+
+    /// A job has ended of which nothing else is known.
+    pub(super) fn forget_outstanding(&mut self, job_id: &JobId) {
+        for (index, planned) in self.schedules.entries.iter_mut().enumerate() {
+            if planned.outstanding.remove(job_id) {
+                self.schedules.fresh.insert(index);
+            }
+        }
     }
 
     /// The entry whose job this is: plugin and schedule id.

@@ -98,8 +98,7 @@ impl Dispatcher {
         }
         if upkeep.rows > 0 {
             let rows = i64::try_from(upkeep.rows).unwrap_or(i64::MAX);
-            let table = format!("{table:?}");
-            log(Level::Info, "old rows removed", &[("table", (&table).into()), ("rows", rows.into())]);
+            log(Level::Info, "old rows removed", &[("table", table.name().into()), ("rows", rows.into())]);
         }
         upkeep.rows = 0;
         upkeep.place += 1;

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use shared::id::{JobId, PluginName};
+use shared::id::PluginName;
 use shared::log::{self as lines, Level};
 use shared::wire::refusal::RefusalKind;
 
 use super::Dispatcher;
 use super::admit::{Admission, NOT_ENQUEUED};
 use super::finish::Done;
+use super::jobs::Cancelling;
 use super::schedule::Looked;
 use crate::ipc::Answer;
 use crate::logging::{log, now};
@@ -26,10 +27,7 @@ pub(super) enum Pending {
         run: u64,
     },
     Completion(Box<Done>),
-    Cancel {
-        job_id: JobId,
-        answer: Answer,
-    },
+    Cancel(Box<Cancelling>),
     /// A look at a schedule entry.
     Look(Box<Looked>),
     Reset {
@@ -78,11 +76,9 @@ impl Dispatcher {
                     self.state_refused(*done, text, returned);
                 }
                 (Some(Pending::Completion(done)), Applied::Stale) => self.dropped(*done, returned),
-                (Some(Pending::Completion(done)), Applied::Completed { admitted }) => {
-                    self.completed(*done, Some(&admitted));
-                }
-                (Some(Pending::Completion(done)), _) => self.completed(*done, None),
-                (Some(Pending::Cancel { job_id, answer }), applied) => self.cancelled(&job_id, &applied, answer),
+                (Some(Pending::Completion(done)), Applied::Completed(routed)) => self.completed(*done, &routed),
+                (Some(Pending::Completion(done)), _) => self.not_completed(&done),
+                (Some(Pending::Cancel(cancelling)), applied) => self.cancelled(*cancelling, &applied),
                 (Some(Pending::Look(looked)), Applied::Scheduled { cancelled, duplicates }) => {
                     self.looked(*looked, &cancelled, &duplicates);
                 }
@@ -102,13 +98,6 @@ impl Dispatcher {
     fn writer_works(&mut self) {
         if self.writer_failing.take().is_some() {
             log(Level::Info, "database is written again", &[]);
-            self.submit_unwritten();
-        }
-    }
-
-    fn submit_unwritten(&mut self) {
-        for (ticket, write) in self.unwritten.drain(..) {
-            self.writer.submit(ticket, write, Urgency::Now);
         }
     }
 
@@ -122,24 +111,17 @@ impl Dispatcher {
             self.writer_fails(error);
         }
         match self.pending.remove(&ticket) {
-            Some(Pending::Admission(admission)) => {
-                let kind = if refused { RefusalKind::Internal } else { RefusalKind::Storage };
-                self.not_admitted(*admission, kind, NOT_ENQUEUED);
-            }
-            Some(Pending::Cancel { answer, .. }) => {
-                let kind = if refused { RefusalKind::Internal } else { RefusalKind::Storage };
-                answer.refuse(kind, "failed to cancel job");
-            }
+            Some(Pending::Admission(admission)) => self.not_admitted(*admission, kind_of(error), NOT_ENQUEUED),
+            Some(Pending::Cancel(cancelling)) => self.not_cancelled(*cancelling, kind_of(error)),
             Some(Pending::Claim { run }) if refused => self.claimed(run, false),
             Some(Pending::Look(looked)) if refused => self.look_refused(*looked),
             Some(Pending::Reset { answer, .. }) => {
-                let kind = if refused { RefusalKind::Internal } else { RefusalKind::Storage };
-                answer.refuse(kind, "failed to reset the circuit breaker");
+                answer.refuse(kind_of(error), "failed to reset the circuit breaker");
             }
             // The table is left for the next round.
             Some(Pending::Prune { table }) => self.pruned(table, 0),
             Some(Pending::Note | Pending::Counted { .. } | Pending::Reanchor { .. }) if refused => {}
-            Some(Pending::Completion(done)) if refused => self.completed(*done, None),
+            Some(Pending::Completion(done)) if refused => self.not_completed(&done),
             Some(pending) => {
                 self.pending.insert(ticket, pending);
                 self.unwritten.extend(write.map(|write| (ticket, write)));
@@ -157,7 +139,7 @@ impl Dispatcher {
         }
     }
 
-    /// Hands over again what could not be written; without any, one job is claimed as a probe.
+    /// Hands over again what could not be written, in its order; without any, a probe.
     pub(super) fn write_again(&mut self, at: Instant) {
         let Some(failing) = &mut self.writer_failing else { return };
         if failing.until > at {
@@ -165,15 +147,25 @@ impl Dispatcher {
         }
         failing.pause = (failing.pause * 2).min(WRITE_AGAIN_MAX);
         failing.until = at + failing.pause;
-        if self.unwritten.is_empty()
-            && self.runs.is_empty()
-            && self.stopping.is_none()
-            && let Some(job) = self.ready.take()
-        {
-            return self.start(job);
+        // What the writer still holds comes back first and goes behind what has failed.
+        if self.pending.len() > self.unwritten.len() {
+            return;
         }
-        self.submit_unwritten();
+        if self.unwritten.is_empty() {
+            let ticket = self.number();
+            self.pending.insert(ticket, Pending::Note);
+            self.unwritten.push((ticket, Write::Probe));
+        }
+        self.writer.resume();
+        for (ticket, write) in self.unwritten.drain(..) {
+            self.writer.submit(ticket, write, Urgency::Now);
+        }
     }
+}
+
+/// What a caller hears of it.
+pub(super) fn kind_of(error: &StoreError) -> RefusalKind {
+    if error.kind() == StoreErrorKind::Refused { RefusalKind::Internal } else { RefusalKind::Storage }
 }
 
 /// The writer fails: when it is tried again, and how long the pause before was.

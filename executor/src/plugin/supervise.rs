@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use shared::log::Level;
 use shared::time::Millis;
 use shared::wire::spawner::{Exit, Reply, Request, RunRefusal, Spawn};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,7 +22,6 @@ use tokio::time::Sleep;
 use zeroize::Zeroize;
 
 use super::spawn::{AsyncLine, SpawnerLine};
-use crate::logging;
 
 /// What is kept of stdout; a plugin that prints more is ended (`spec/plugins.md` 6 and 15.3).
 pub const STDOUT_MAX: usize = 10 * 1024 * 1024;
@@ -370,9 +368,7 @@ impl<R: Fn(RunEvent)> Task<R> {
         if self.alarm.is_none() {
             self.alarm = Some(Box::pin(tokio::time::sleep_until((entry.started + READ_AFTER).into())));
         }
-        if logging::enabled(Level::Debug) {
-            (self.report)(RunEvent::Spawned { run, pid });
-        }
+        (self.report)(RunEvent::Spawned { run, pid });
         Ok(())
     }
 

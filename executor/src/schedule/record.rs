@@ -85,14 +85,3 @@ pub enum Outcome {
     /// It passed while nothing could run it.
     Missed { reason: &'static str },
 }
-
-impl Outcome {
-    /// As stored in `outcome`.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Enqueued { .. } => "enqueued",
-            Self::Skipped { .. } => "skipped",
-            Self::Missed { .. } => "missed",
-        }
-    }
-}

@@ -143,7 +143,7 @@ impl<'a> Overtaken<'a> {
         let Write::Complete(completion) = write else { return None };
         let claim = completion.claim.as_ref()?;
         let held = self.claims.remove(&(&claim.job_id, claim.attempt)).flatten();
-        held.filter(|_| !matches!(applied, Applied::Completed { .. }))
+        held.filter(|_| !matches!(applied, Applied::Completed(_)))
     }
 }
 
@@ -177,6 +177,10 @@ fn apply_one<'a>(context: &mut Context<'_, 'a>, write: &'a Write) -> rusqlite::R
             snapshot::store(context.connection, taken)?;
             Ok(Applied::Saved)
         }
+        Write::Probe => {
+            probe(context.connection)?;
+            Ok(Applied::Saved)
+        }
     }
 }
 
@@ -189,6 +193,12 @@ pub(super) fn admit<'a>(context: &mut Context<'_, 'a>, job: &'a NewJob) -> rusql
     alone.add(job, &mut context.times, &mut context.ledger);
     alone.store(context.connection)?;
     Ok(Applied::Admitted)
+}
+
+/// SQLite writes the file's first page for this, whether or not the number changes.
+fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    connection.execute_batch(&format!("PRAGMA user_version = {version}"))
 }
 
 /// Refuses what the queue's rules do not allow, before the database is touched.
@@ -213,7 +223,8 @@ fn check(write: &Write) -> Result<(), StoreError> {
         | Write::Printed(_)
         | Write::Breaker(_)
         | Write::Prune(_)
-        | Write::Reanchor(_) => Ok(()),
+        | Write::Reanchor(_)
+        | Write::Probe => Ok(()),
     }
 }
 

@@ -53,21 +53,20 @@ pub(super) fn complete<'a>(context: &mut Context<'_, 'a>, completion: &'a Comple
     };
     let job_id = completion.job_id.as_str();
     let completed_at = context.times.text(completion.completed_at);
-    let (holds, rode) = match &completion.claim {
-        None => (finish(context.connection, completion, None, &completed_at)?, false),
+    let holds = match &completion.claim {
+        None => finish(context.connection, completion, None, &completed_at)?,
         Some(claim) => {
             let started_at = context.times.text(claim.started_at);
             if finish(context.connection, completion, Some((claim, &started_at)), &completed_at)? {
                 context.ledger.began(job_id, claim.attempt, &started_at);
-                (true, true)
+                true
             } else {
                 // It was also submitted by itself, and that came first.
-                let own = is_stored(context.connection, claim, &started_at)?;
-                (own && finish(context.connection, completion, None, &completed_at)?, false)
+                is_stored(context.connection, claim, &started_at)?
+                    && finish(context.connection, completion, None, &completed_at)?
             }
         }
     };
-    debug_assert!(holds || !rode);
     if !holds {
         return Ok(Applied::Stale);
     }
@@ -103,8 +102,7 @@ pub(super) fn complete<'a>(context: &mut Context<'_, 'a>, completion: &'a Comple
     if let Some(entry) = &completion.entry {
         schedule::succeeded(context.connection, entry, job_id, &completed_at)?;
     }
-    let admitted = routed::store(context, &completion.routed)?;
-    Ok(Applied::Completed { admitted })
+    routed::store(context, &completion.routed).map(Applied::Completed)
 }
 
 const TERMINAL: &str = "UPDATE job_queue SET status = ?3, completed_at = ?4, last_error = ?5 \

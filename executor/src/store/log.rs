@@ -3,6 +3,8 @@
 use rusqlite::{Connection, params};
 use shared::wire::gateway::JobStatus;
 
+use crate::text::beginning;
+
 /// Bytes of stderr that a row keeps.
 pub(super) const MAX_STDERR: usize = 65_536;
 
@@ -45,11 +47,7 @@ impl LogRow<'_> {
 }
 
 pub(super) fn cut_stderr(text: &str) -> &str {
-    let mut end = text.len().min(MAX_STDERR);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    beginning(text, MAX_STDERR)
 }
 
 #[cfg(test)]

@@ -77,11 +77,7 @@ pub struct QueuedJob {
     pub submitted_by: String,
     pub dedupe_key: Option<String>,
     pub created_at: String,
-    pub started_at: Option<String>,
-    /// Not before this time; `None` at once.
-    pub next_retry_at: Option<Timestamp>,
     pub parent_job_id: Option<String>,
-    pub source_event_id: Option<String>,
     pub event_context_id: Option<String>,
 }
 
@@ -100,8 +96,7 @@ pub struct Page {
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) const QUEUED_COLUMNS: &str = "rowid, id, plugin, command, CAST(payload AS TEXT), attempt, max_attempts, submitted_by, \
-                              dedupe_key, created_at, started_at, next_retry_at, parent_job_id, source_event_id, \
-                              event_context_id";
+                              dedupe_key, created_at, parent_job_id, event_context_id";
 
 impl Reader {
     pub(super) fn new(connection: Connection) -> Self {
@@ -147,7 +142,8 @@ impl Reader {
         read().map_err(|e| StoreError::sqlite("read a job", e))
     }
 
-    /// Jobs of this submitter that are queued or running, oldest first.
+    /// The `poll` jobs of this submitter that are queued or running, oldest first, a thousand at most
+    /// (`spec/queue-and-scheduler.md` 10.6).
     ///
     /// # Errors
     /// `StoreError`.
@@ -156,7 +152,8 @@ impl Reader {
             let mut statement = self.connection.prepare_cached(
                 "SELECT id, plugin, dedupe_key, status, attempt, created_at, started_at FROM job_queue \
                  INDEXED BY job_queue_status_created_at_idx \
-                 WHERE status IN ('queued', 'running') AND submitted_by = ?1 ORDER BY created_at, rowid",
+                 WHERE status IN ('queued', 'running') AND submitted_by = ?1 AND command = 'poll' \
+                 ORDER BY created_at, rowid LIMIT 1000",
             )?;
             let rows = statement.query_map([submitted_by], |row| {
                 let id: String = row.get(0)?;
@@ -253,7 +250,6 @@ fn queued_row(row: &Row<'_>) -> rusqlite::Result<Option<QueuedJob>> {
 fn readable_row(row: &Row<'_>) -> rusqlite::Result<Option<QueuedJob>> {
     let id: String = row.get(1)?;
     let Ok(job_id) = JobId::parse(&id) else { return Ok(None) };
-    let next_retry_at: Option<String> = row.get(11)?;
     Ok(Some(QueuedJob {
         job_id,
         plugin: row.get(2)?,
@@ -264,11 +260,8 @@ fn readable_row(row: &Row<'_>) -> rusqlite::Result<Option<QueuedJob>> {
         submitted_by: row.get(7)?,
         dedupe_key: row.get(8)?,
         created_at: row.get(9)?,
-        started_at: row.get(10)?,
-        next_retry_at: next_retry_at.and_then(|text| Timestamp::parse(&text)),
-        parent_job_id: row.get(12)?,
-        source_event_id: row.get(13)?,
-        event_context_id: row.get(14)?,
+        parent_job_id: row.get(10)?,
+        event_context_id: row.get(11)?,
     }))
 }
 

@@ -51,8 +51,9 @@ pub(super) fn statement_of(table: Pruned) -> &'static str {
         Pruned::EventContext => {
             "DELETE FROM event_context WHERE rowid IN (SELECT rowid FROM event_context old \
              INDEXED BY event_context_created_at_idx WHERE created_at < ?1 \
-             AND NOT EXISTS (SELECT 1 FROM job_queue WHERE event_context_id = old.id) \
-             AND NOT EXISTS (SELECT 1 FROM job_log WHERE event_context_id = old.id) ORDER BY created_at LIMIT ?2)"
+             AND NOT EXISTS (SELECT 1 FROM job_queue INDEXED BY job_queue_event_context_idx \
+             WHERE event_context_id = old.id) AND NOT EXISTS (SELECT 1 FROM job_log \
+             INDEXED BY job_log_event_context_idx WHERE event_context_id = old.id) ORDER BY created_at LIMIT ?2)"
         }
         // A snapshot is named by jobs that were admitted or begun before the next one was taken; the
         // table has a row for each start, so it may be read whole.

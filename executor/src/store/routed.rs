@@ -2,18 +2,17 @@
 //! `event_context`.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use shared::id::JobId;
 
 use super::admission::{find_duplicate, insert_of_event};
 use super::completion::Context;
 use super::error::StoreError;
 use super::read::Reader;
 use super::time_text::TimeTexts;
-use super::write::{EventContext, Routed};
+use super::write::{EventContext, Routed, RoutedJobs};
 
-/// Stores each job that is new, with its context rows; answers which ones.
-pub(super) fn store<'a>(context: &mut Context<'_, 'a>, routed: &'a [Routed]) -> rusqlite::Result<Vec<JobId>> {
-    let mut admitted = Vec::new();
+/// Stores each job that is new, with its context rows.
+pub(super) fn store<'a>(context: &mut Context<'_, 'a>, routed: &'a [Routed]) -> rusqlite::Result<RoutedJobs> {
+    let mut told = RoutedJobs::default();
     // The jobs of one event carry its key, and must not stand in each other's way.
     for event in routed.chunk_by(|one, next| source_event(one) == source_event(next)) {
         let mut fresh = Vec::with_capacity(event.len());
@@ -22,18 +21,19 @@ pub(super) fn store<'a>(context: &mut Context<'_, 'a>, routed: &'a [Routed]) -> 
                 Some(check) => find_duplicate(context.connection, &one.job, check, &mut context.times)?,
                 None => None,
             };
-            if found.is_none() {
-                fresh.push(one);
+            match found {
+                Some(found) => told.duplicates.push(found),
+                None => fresh.push(one),
             }
         }
         for one in fresh {
             if insert_of_event(context.connection, &one.job, &mut context.times, &mut context.ledger)? {
                 store_contexts(context.connection, &one.contexts, &mut context.times)?;
-                admitted.push(one.job.id.clone());
+                told.admitted.push(one.job.id.clone());
             }
         }
     }
-    Ok(admitted)
+    Ok(told)
 }
 
 /// The event's id without the number of its job.

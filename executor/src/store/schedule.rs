@@ -21,6 +21,19 @@ use crate::schedule::record::{Occurrence, Outcome, Record, Status};
 /// Why a slot of catch-up made no job.
 const DUPLICATE: &str = "duplicate";
 
+/// The jobs of an entry that are queued or running: those with its key, and those of its catch-up,
+/// whose keys go on after a prefix. A key names its plugin.
+const OUTSTANDING: &str = "SELECT id FROM job_queue INDEXED BY job_queue_dedupe_status_completed_idx \
+                           WHERE dedupe_key = ?1 AND status IN ('queued', 'running') AND submitted_by = ?3 \
+                           UNION ALL \
+                           SELECT id FROM job_queue INDEXED BY job_queue_dedupe_status_completed_idx \
+                           WHERE dedupe_key > ?2 AND dedupe_key < ?2 || x'ff' AND status IN ('queued', 'running') \
+                           AND submitted_by = ?3";
+
+fn catch_up_of(key: &str) -> String {
+    format!("{key}:catchup:")
+}
+
 /// Everything of one look at an entry.
 pub(super) fn store<'a>(context: &mut Context<'_, 'a>, wanted: &'a Scheduling) -> rusqlite::Result<Applied> {
     let cancelled = match &wanted.cancel {
@@ -55,11 +68,8 @@ fn cancel_own<'a>(
 ) -> rusqlite::Result<Vec<JobId>> {
     let ids: Vec<String> = context
         .connection
-        .prepare_cached(
-            "SELECT id FROM job_queue INDEXED BY job_queue_dedupe_status_completed_idx \
-             WHERE dedupe_key = ?1 AND status IN ('queued', 'running') AND plugin = ?2 AND submitted_by = ?3",
-        )?
-        .query_map(params![own.dedupe_key, wanted.plugin, own.submitted_by], |row| row.get(0))?
+        .prepare_cached(OUTSTANDING)?
+        .query_map(params![own.dedupe_key, catch_up_of(&own.dedupe_key), own.submitted_by], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let mut cancelled = Vec::with_capacity(ids.len());
     for id in ids {
@@ -75,7 +85,8 @@ fn store_record(connection: &Connection, wanted: &Scheduling, at: &str) -> rusql
         "INSERT INTO schedule_entries (plugin, schedule_id, command, status, reason, last_fired_at, next_run_at, \
          updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
          ON CONFLICT (plugin, schedule_id) DO UPDATE SET command = ?3, status = ?4, reason = ?5, \
-         last_fired_at = ?6, next_run_at = ?7, updated_at = ?8",
+         last_success_job_id = iif(command = ?3, last_success_job_id, NULL), \
+         last_success_at = iif(command = ?3, last_success_at, NULL), last_fired_at = ?6, next_run_at = ?7, updated_at = ?8",
     )?;
     let text = |time: &Option<Timestamp>| time.map(|time| time.to_string());
     let (fired, next) = (text(last_fired_at), text(next_run_at));
@@ -211,15 +222,8 @@ impl Reader {
     /// `StoreError`.
     pub fn outstanding_of(&self, key: &str, submitted_by: &str) -> Result<Vec<JobId>, StoreError> {
         let read = || -> rusqlite::Result<Vec<String>> {
-            let mut statement = self.connection().prepare_cached(
-                "SELECT id FROM job_queue INDEXED BY job_queue_dedupe_status_completed_idx \
-                 WHERE dedupe_key = ?1 AND status IN ('queued', 'running') AND submitted_by = ?3 \
-                 UNION ALL \
-                 SELECT id FROM job_queue INDEXED BY job_queue_dedupe_status_completed_idx \
-                 WHERE dedupe_key > ?2 AND dedupe_key < ?2 || x'ff' AND status IN ('queued', 'running') \
-                 AND submitted_by = ?3",
-            )?;
-            statement.query_map(params![key, format!("{key}:catchup:"), submitted_by], |row| row.get(0))?.collect()
+            let mut statement = self.connection().prepare_cached(OUTSTANDING)?;
+            statement.query_map(params![key, catch_up_of(key), submitted_by], |row| row.get(0))?.collect()
         };
         let ids = read().map_err(|e| StoreError::sqlite("read the jobs of a schedule entry", e))?;
         Ok(ids.iter().filter_map(|id| JobId::parse(id).ok()).collect())

@@ -46,7 +46,7 @@ const COLUMNS: [(&str, &str); 14] = [
     ("plugin_facts", "created_at"),
 ];
 
-const INDEXES: [&str; 18] = [
+const INDEXES: [&str; 20] = [
     "job_log_job_id_attempt_idx",
     "job_log_completed_at_idx",
     "job_queue_dedupe_status_completed_idx",
@@ -67,6 +67,8 @@ const INDEXES: [&str; 18] = [
     "job_queue_waiting_idx",
     "schedule_occurrences_until_at_idx",
     "event_context_created_at_idx",
+    "job_queue_event_context_idx",
+    "job_log_event_context_idx",
 ];
 
 const EVENT_SOURCE_INDEX: &str = "job_queue_event_source_idx";

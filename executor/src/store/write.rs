@@ -39,6 +39,8 @@ pub enum Write {
     Prune(Prune),
     /// The clock stepped back. Answers: `Saved`.
     Reanchor(Reanchor),
+    /// A page is written and nothing changes, to learn whether it can be. Answers: `Saved`.
+    Probe,
 }
 
 /// A job as it is admitted.
@@ -119,6 +121,15 @@ pub struct Routed {
     pub check: Option<dedupe::Check>,
 }
 
+/// What became of the jobs that a completion's events made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RoutedJobs {
+    /// Stored, in order.
+    pub admitted: Vec<JobId>,
+    /// Dropped: what stands for them.
+    pub duplicates: Vec<dedupe::Duplicate>,
+}
+
 /// One row of `event_context` (`spec/pipelines.md` 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventContext {
@@ -156,15 +167,16 @@ pub struct Scheduling {
     pub plugin: String,
     pub schedule_id: String,
     pub at: Timestamp,
-    /// Its row from now on; `last_slot_at` and the last success are not written.
+    /// Its row from now on; `last_slot_at` is not written, and of the last success only that another
+    /// command has none.
     pub record: Record,
     /// A slot that has a row already is written over; one that directly follows a row of the same
     /// outcome and reason (not of a job) extends it.
     pub occurrences: Vec<Occurrence>,
     /// Admitted without a look for duplicates, but for those whose key has a check.
     pub jobs: Vec<(NewJob, Option<dedupe::Check>)>,
-    /// `if_running: cancel`: all queued and running jobs with this key, plugin and submitter end
-    /// before the new ones are admitted.
+    /// `if_running: cancel`: all queued and running jobs of the entry end before the new ones are
+    /// admitted.
     pub cancel: Option<CancelOwn>,
     pub breaker: Option<BreakerChange>,
 }
@@ -222,6 +234,24 @@ pub enum Pruned {
     /// Those that no job names, but for the newest.
     ConfigSnapshots,
     Stopwatch,
+}
+
+impl Pruned {
+    /// Of the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::JobLog => "job_log",
+            Self::JobQueue => "job_queue",
+            Self::JobTransitions => "job_transitions",
+            Self::JobAttempts => "job_attempts",
+            Self::BreakerTransitions => "circuit_breaker_transitions",
+            Self::ScheduleOccurrences => "schedule_occurrences",
+            Self::EventContext => "event_context",
+            Self::PluginFacts => "plugin_facts",
+            Self::ConfigSnapshots => "config_snapshots",
+            Self::Stopwatch => "job_stopwatch",
+        }
+    }
 }
 
 /// `state_updates` of a plugin's answer (`spec/plugins.md` 10.3).
@@ -302,10 +332,7 @@ pub enum Applied {
     /// This source event already made a job of this plugin and command; nothing was stored.
     Conflict,
     Claimed,
-    Completed {
-        /// The jobs of its events that were stored, in order.
-        admitted: Vec<JobId>,
-    },
+    Completed(RoutedJobs),
     /// The claim or the attempt no longer holds; nothing was stored.
     Stale,
     /// The state that would result is not acceptable; nothing was stored, and the attempt is to be

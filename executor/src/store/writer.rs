@@ -3,7 +3,8 @@
 //!
 //! Invariant: operations are applied in the order of submission, and each is answered exactly
 //! once, after its commit or its failure. Nothing is tried again here: what failed goes back to
-//! whoever submitted it.
+//! whoever submitted it. After a failure of the database everything that comes goes back likewise,
+//! untried, until `resume`: nothing overtakes what failed.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::batch;
-use super::error::StoreError;
+use super::error::{StoreError, StoreErrorKind::Refused};
 use super::open::WriteConnection;
 use super::write::{Applied, Outcome, Urgency, Write};
 
@@ -43,6 +44,8 @@ struct Queue {
     writes: Vec<Write>,
     /// When the batch must be begun at the latest; `None` while nothing waits.
     due: Option<Instant>,
+    /// The failure for which everything goes back.
+    halted: Option<StoreError>,
     stopping: bool,
 }
 
@@ -82,6 +85,12 @@ impl Writer {
         if earlier || enough {
             self.shared.changed.notify_one();
         }
+    }
+
+    /// Tries again from now on. Whoever calls has had the answer to everything submitted before, and
+    /// submits what failed first.
+    pub fn resume(&self) {
+        self.shared.lock().halted = None;
     }
 
     /// Stores all that waits, lets SQLite tend its statistics, and closes the database.
@@ -147,7 +156,15 @@ impl Shared {
 
 fn run(connection: WriteConnection, shared: &Shared, on_commit: &dyn Fn(Vec<Outcome>)) -> Result<(), StoreError> {
     while let Some((tickets, writes)) = shared.next_batch() {
-        let answers = batch::run(&connection, &writes);
+        let halted = shared.lock().halted.clone();
+        let answers = match halted {
+            Some(fault) => vec![Err(fault); writes.len()],
+            None => batch::run(&connection, &writes),
+        };
+        let fault = answers.iter().filter_map(|answer| answer.as_ref().err()).find(|e| e.kind() != Refused);
+        if let Some(fault) = fault {
+            shared.lock().halted = Some(fault.clone());
+        }
         let operations = tickets.into_iter().zip(writes);
         on_commit(operations.zip(answers).map(|((ticket, write), result)| outcome(ticket, write, result)).collect());
     }
@@ -272,10 +289,19 @@ mod tests {
         let write = failed.returned.expect("handed back");
         assert_eq!(write, Write::Admit(new_job("job-1")));
         foreign.execute_batch("ROLLBACK").expect("released");
-        writer.submit(2, write, Urgency::Now);
-        let stored = next(&batches);
-        assert_eq!(tickets(&stored), [2]);
-        assert_eq!(stored[0].returned, None);
+        // It came after what failed, and must not be stored before it.
+        writer.submit(2, Write::Admit(new_job("job-2")), Urgency::Now);
+        let second = next(&batches).remove(0);
+        assert_eq!(second.result.expect_err("untried").kind(), StoreErrorKind::Busy);
+        writer.resume();
+        writer.submit(3, write, Urgency::Now);
+        writer.submit(4, second.returned.expect("handed back"), Urgency::Now);
+        let mut stored = Vec::new();
+        while stored.len() < 2 {
+            stored.extend(next(&batches));
+        }
+        assert_eq!(tickets(&stored), [3, 4]);
+        assert!(stored.iter().all(|outcome| outcome.returned.is_none()));
     }
 
     #[test]

@@ -18,8 +18,13 @@ use shared::time::Timestamp;
 use shared::wire::gateway::JobStatus;
 
 use super::open::{Store, WriteConnection, open};
-use super::write::{Applied, Claim, Completion, NewJob, Next, Write};
+use super::write::{Applied, Claim, Completion, NewJob, Next, RoutedJobs, Write};
 use super::{StoreError, batch};
+
+/// The answer to a completion without events.
+pub(super) fn just_completed() -> Applied {
+    Applied::Completed(RoutedJobs::default())
+}
 
 /// A database in a directory of its own, which goes with it.
 pub(super) struct Home {

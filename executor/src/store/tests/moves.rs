@@ -1,6 +1,6 @@
 //! Claims, completions and the moves between statuses.
 
-use super::{Home, at, claim, complete, completion, ended, new_job};
+use super::{Home, at, claim, complete, completion, ended, just_completed, new_job};
 
 use shared::time::Millis;
 use shared::wire::gateway::JobStatus::{self, Dead, Failed, Queued, Running, Skipped, Succeeded, TimedOut};
@@ -22,7 +22,7 @@ fn job_in(home: &Home, id: &str, status: JobStatus) {
         assert_eq!(home.apply(Write::Claim(claim(id, 1))), Applied::Claimed);
     }
     if status.is_terminal() {
-        assert_eq!(home.apply(complete(ended(id, 1, status))), Applied::Completed { admitted: Vec::new() });
+        assert_eq!(home.apply(complete(ended(id, 1, status))), just_completed());
     }
     assert_eq!(home.status(id), status.as_str());
 }
@@ -34,7 +34,7 @@ fn the_table_holds_against_the_store_edge_by_edge() {
         for (other, to) in TERMINAL.into_iter().enumerate() {
             let id = format!("job-{index}-{other}");
             job_in(&home, &id, from);
-            let expected = if from == Running { Applied::Completed { admitted: Vec::new() } } else { Applied::Stale };
+            let expected = if from == Running { just_completed() } else { Applied::Stale };
             assert_eq!(home.apply(complete(ended(&id, 1, to))), expected, "{from:?} -> {to:?}");
             assert_eq!(home.status(&id), if from == Running { to } else { from }.as_str());
         }
@@ -44,7 +44,7 @@ fn the_table_holds_against_the_store_edge_by_edge() {
         assert_eq!(home.apply(Write::Claim(claim(&id, 1))), expected, "claim from {from:?}");
         let id = format!("job-{index}-retry");
         job_in(&home, &id, from);
-        let expected = if from == Running { Applied::Completed { admitted: Vec::new() } } else { Applied::Stale };
+        let expected = if from == Running { just_completed() } else { Applied::Stale };
         assert_eq!(home.apply(complete(completion(&id, 1, retry(2)))), expected, "retry from {from:?}");
     }
 }
@@ -74,7 +74,7 @@ fn a_job_leaves_its_whole_history() {
     job_in(&home, "job-1", Running);
     let mut failed = completion("job-1", 1, retry(2));
     failed.last_error = Some("it broke".to_owned());
-    assert_eq!(home.apply(complete(failed)), Applied::Completed { admitted: Vec::new() });
+    assert_eq!(home.apply(complete(failed)), just_completed());
     let row: Vec<String> = home.column(
         "SELECT status || ' ' || attempt || ' ' || next_retry_at || ' ' || started_at || ' ' || last_error \
          || ' ' || coalesce(completed_at, '-') FROM job_queue",
@@ -82,7 +82,7 @@ fn a_job_leaves_its_whole_history() {
     assert_eq!(row, [format!("queued 2 {} {} it broke -", at(30), at(1))]);
     let mut last = ended("job-1", 2, Succeeded);
     last.claim = Some(claim("job-1", 2));
-    assert_eq!(home.apply(complete(last)), Applied::Completed { admitted: Vec::new() });
+    assert_eq!(home.apply(complete(last)), just_completed());
     assert_eq!(
         home.transitions("job-1"),
         [">queued", "queued>running", "running>queued", "queued>running", "running>succeeded"]
@@ -119,9 +119,9 @@ fn a_riding_claim_stores_what_a_claim_of_its_own_would() {
     for (name, next) in [("end", Next::Terminal { status: TimedOut }), ("retry", retry(2)), ("requeue", Next::Requeue)]
     {
         let (ride, apart) = (format!("ride-{name}"), format!("apart-{name}"));
-        assert_eq!(home.apply(riding(&ride, next)), Applied::Completed { admitted: Vec::new() });
+        assert_eq!(home.apply(riding(&ride, next)), just_completed());
         assert_eq!(home.apply(Write::Claim(claim(&apart, 1))), Applied::Claimed);
-        assert_eq!(home.apply(complete(completion(&apart, 1, next))), Applied::Completed { admitted: Vec::new() });
+        assert_eq!(home.apply(complete(completion(&apart, 1, next))), just_completed());
         assert_eq!(home.transitions(&ride), home.transitions(&apart));
         assert_eq!(home.attempts(&ride), [1]);
         let row = |id: &str| -> Vec<String> {
@@ -146,7 +146,7 @@ fn a_claim_that_was_also_written_by_itself_is_recognised() {
     let mut end = ended("job-1", 1, Succeeded);
     end.claim = Some(claim("job-1", 1));
     assert_eq!(home.apply(Write::Claim(claim("job-1", 1))), Applied::Claimed);
-    assert_eq!(home.apply(complete(end.clone())), Applied::Completed { admitted: Vec::new() });
+    assert_eq!(home.apply(complete(end.clone())), just_completed());
     assert_eq!(home.transitions("job-1"), [">queued", "queued>running", "running>succeeded"]);
     assert_eq!(home.apply(complete(end)), Applied::Stale);
     // Someone else's claim of the same attempt is not.
@@ -164,7 +164,7 @@ fn a_claim_whose_completion_is_in_the_same_batch_rides_after_all() {
     let mut end = ended("job-1", 1, Succeeded);
     end.claim = Some(claim("job-1", 1));
     let answers = home.run(&[Write::Claim(claim("job-1", 1)), complete(end.clone())]);
-    assert!(matches!(answers[..], [Ok(Applied::Claimed), Ok(Applied::Completed { .. })]));
+    assert!(matches!(answers[..], [Ok(Applied::Claimed), Ok(Applied::Completed(_))]));
     assert_eq!(home.transitions("job-1"), [">queued", "queued>running", "running>succeeded"]);
     assert_eq!(home.attempts("job-1"), [1]);
     // A completion that is not taken leaves its claim unwritten, and both are told so.
@@ -228,7 +228,7 @@ fn the_stopwatch_row_comes_with_the_completion() {
     job_in(&home, "job-1", Running);
     let mut end = ended("job-1", 1, TimedOut);
     end.stopwatch = Some(stopwatch());
-    assert_eq!(home.apply(complete(end)), Applied::Completed { admitted: Vec::new() });
+    assert_eq!(home.apply(complete(end)), just_completed());
     let rows: Vec<String> = home.column(
         "SELECT job_id || attempt || status || enter_wall_ns || exit_wall_ns || dur_ns || runtime_pre_ns || \
          runtime_post_ns || subs_json || recorded_at FROM job_stopwatch",

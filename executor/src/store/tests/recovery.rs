@@ -1,6 +1,6 @@
 //! What a crash left running.
 
-use super::{Home, at, claim, complete, completion, new_job};
+use super::{Home, at, claim, complete, completion, just_completed, new_job};
 
 use shared::time::Millis;
 use shared::wire::gateway::JobStatus::{Failed, Succeeded};
@@ -103,7 +103,7 @@ fn an_attempt_number_is_never_used_again() {
         assert_eq!(home.apply(Write::Claim(claim("job-1", attempt + 1))), Applied::Claimed);
     }
     let end = completion("job-1", 4, Next::Terminal { status: Failed });
-    assert_eq!(home.apply(complete(end)), Applied::Completed { admitted: Vec::new() });
+    assert_eq!(home.apply(complete(end)), just_completed());
     assert_eq!(home.attempts("job-1"), [1, 2, 3, 4]);
     assert_eq!(home.log("job-1").len(), 4);
 }

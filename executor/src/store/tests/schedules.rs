@@ -1,6 +1,6 @@
 //! Looks at schedule entries, their slots and breakers, as they are stored.
 
-use super::{Home, at, claim, complete, ended, job_id, new_job};
+use super::{Home, at, claim, complete, ended, job_id, just_completed, new_job};
 
 use shared::time::Millis;
 use shared::wire::gateway::JobStatus::{Failed, Succeeded};
@@ -68,7 +68,7 @@ fn a_look_is_stored_whole_and_read_again() {
     // A success of its job is its success, and a later look does not take it back.
     let entry = Some(("echo".to_owned(), "a".to_owned()));
     let end = Completion { claim: Some(claim("job-1", 1)), entry, ..ended("job-1", 1, Succeeded) };
-    assert_eq!(home.apply(complete(end)), Applied::Completed { admitted: Vec::new() });
+    assert_eq!(home.apply(complete(end)), just_completed());
     stored(&home, look(Vec::new(), Vec::new()));
     let records = reader.schedule_entries().expect("read");
     assert_eq!(records[&("echo".to_owned(), "a".to_owned())].last_success_job_id.as_deref(), Some("job-1"));
@@ -138,7 +138,7 @@ fn a_breaker_is_stored_with_the_completion_that_it_counts() {
     };
     home.apply(Write::Admit(own("job-1")));
     let end = |breaker| Completion { claim: Some(claim("job-1", 1)), breaker, ..ended("job-1", 1, Failed) };
-    assert_eq!(home.apply(complete(end(Some(change.clone())))), Applied::Completed { admitted: Vec::new() });
+    assert_eq!(home.apply(complete(end(Some(change.clone())))), just_completed());
     // A completion that no longer holds counts nothing.
     assert_eq!(home.apply(complete(end(Some(change.clone())))), Applied::Stale);
     let reader = home.store.reader().expect("a reader");
