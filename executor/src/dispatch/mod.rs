@@ -285,8 +285,11 @@ impl Dispatcher {
             for event in batch.drain(..) {
                 self.handle(event);
             }
-            self.tick(Instant::now(), now());
+            self.tick();
             self.fill();
+            // What was begun goes to the spawner first: it and the writer can then use two CPUs.
+            tokio::task::yield_now().await;
+            self.writer.wake();
             // What rests is looked at when it goes on; a time that has come would wake for nothing.
             let entry = self.schedules.next_wake().filter(|_| !self.rests());
             self.clock.arm(self.backlog.next_due(now()).into_iter().chain(entry).min());
@@ -360,7 +363,8 @@ impl Dispatcher {
     }
 
     /// What time alone brings: claims to write, retries that are due, waits that are over.
-    fn tick(&mut self, at: Instant, time: Timestamp) {
+    fn tick(&mut self) {
+        let (at, time) = wall_clock::read();
         if let Some(step) = self.clock.stepped(at, time) {
             self.clock_stepped(step, time);
         }

@@ -6,6 +6,7 @@
 //! whoever submitted it. After a failure of the database everything that comes goes back likewise,
 //! untried, until `resume`: nothing overtakes what failed.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -29,6 +30,8 @@ const MAX_BATCH: usize = 1024;
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
+    /// The thread is to be woken for what was submitted.
+    owes_wake: Cell<bool>,
     thread: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
@@ -61,10 +64,11 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || run(connection, &theirs, &on_commit))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, owes_wake: Cell::new(false), thread: Some(thread) })
     }
 
-    /// Hands an operation over; its outcome carries the ticket. Never blocks on the database.
+    /// Hands an operation over; its outcome carries the ticket. Never blocks on the database. The
+    /// thread may sleep on until `wake`.
     pub fn submit(&self, ticket: u64, write: Write, urgency: Urgency) {
         let now = Instant::now();
         let due = match urgency {
@@ -83,6 +87,13 @@ impl Writer {
         let enough = queue.writes.len() == ENOUGH;
         drop(queue);
         if earlier || enough {
+            self.owes_wake.set(true);
+        }
+    }
+
+    /// Wakes the thread when something was submitted that it has to look at.
+    pub fn wake(&self) {
+        if self.owes_wake.replace(false) {
             self.shared.changed.notify_one();
         }
     }
@@ -205,6 +216,11 @@ mod tests {
         (writer.expect("a thread"), receiver)
     }
 
+    fn hand(writer: &Writer, ticket: u64, write: Write, urgency: Urgency) {
+        writer.submit(ticket, write, urgency);
+        writer.wake();
+    }
+
     fn tickets(outcomes: &[Outcome]) -> Vec<u64> {
         outcomes
             .iter()
@@ -226,7 +242,7 @@ mod tests {
         // A foreign write lock holds the first batch, so that the others wait behind it.
         let foreign = home.foreign();
         foreign.execute_batch("BEGIN IMMEDIATE").expect("the lock");
-        writer.submit(0, Write::Admit(new_job("job-0")), Urgency::Now);
+        hand(&writer, 0, Write::Admit(new_job("job-0")), Urgency::Now);
         let deadline = Instant::now() + Duration::from_secs(20);
         while writer.shared.lock().due.is_some() {
             assert!(Instant::now() < deadline, "the first batch is taken");
@@ -234,7 +250,7 @@ mod tests {
         }
         for ticket in 1..200 {
             let urgency = if ticket % 7 == 0 { Urgency::Now } else { Urgency::Lazy };
-            writer.submit(ticket, Write::Admit(new_job(&format!("job-{ticket}"))), urgency);
+            hand(&writer, ticket, Write::Admit(new_job(&format!("job-{ticket}"))), urgency);
         }
         foreign.execute_batch("ROLLBACK").expect("released");
         assert_eq!(tickets(&next(&batches)), [0]);
@@ -251,12 +267,12 @@ mod tests {
         let mut home = Home::new("writer-lazy");
         let (writer, batches) = start(&mut home);
         let before = Instant::now();
-        writer.submit(1, Write::Admit(new_job("job-1")), Urgency::Lazy);
+        hand(&writer, 1, Write::Admit(new_job("job-1")), Urgency::Lazy);
         assert_eq!(tickets(&next(&batches)), [1]);
         assert!(before.elapsed() >= WINDOW);
         let mut taken = Vec::new();
-        writer.submit(2, Write::Admit(new_job("job-2")), Urgency::Lazy);
-        writer.submit(3, Write::Admit(new_job("job-3")), Urgency::Now);
+        hand(&writer, 2, Write::Admit(new_job("job-2")), Urgency::Lazy);
+        hand(&writer, 3, Write::Admit(new_job("job-3")), Urgency::Now);
         while taken.len() < 2 {
             taken.extend(tickets(&next(&batches)));
         }
@@ -268,7 +284,7 @@ mod tests {
         let mut home = Home::new("writer-stop");
         let (writer, batches) = start(&mut home);
         for ticket in 0..10 {
-            writer.submit(ticket, Write::Admit(new_job(&format!("job-{ticket}"))), Urgency::Lazy);
+            hand(&writer, ticket, Write::Admit(new_job(&format!("job-{ticket}"))), Urgency::Lazy);
         }
         writer.stop().expect("closed");
         let all: Vec<Outcome> = batches.iter().flatten().collect();
@@ -283,19 +299,19 @@ mod tests {
         let (writer, batches) = start(&mut home);
         let foreign = home.foreign();
         foreign.execute_batch("BEGIN IMMEDIATE").expect("the lock");
-        writer.submit(1, Write::Admit(new_job("job-1")), Urgency::Now);
+        hand(&writer, 1, Write::Admit(new_job("job-1")), Urgency::Now);
         let failed = next(&batches).remove(0);
         assert_eq!(failed.result.expect_err("busy").kind(), StoreErrorKind::Busy);
         let write = failed.returned.expect("handed back");
         assert_eq!(write, Write::Admit(new_job("job-1")));
         foreign.execute_batch("ROLLBACK").expect("released");
         // It came after what failed, and must not be stored before it.
-        writer.submit(2, Write::Admit(new_job("job-2")), Urgency::Now);
+        hand(&writer, 2, Write::Admit(new_job("job-2")), Urgency::Now);
         let second = next(&batches).remove(0);
         assert_eq!(second.result.expect_err("untried").kind(), StoreErrorKind::Busy);
         writer.resume();
-        writer.submit(3, write, Urgency::Now);
-        writer.submit(4, second.returned.expect("handed back"), Urgency::Now);
+        hand(&writer, 3, write, Urgency::Now);
+        hand(&writer, 4, second.returned.expect("handed back"), Urgency::Now);
         let mut stored = Vec::new();
         while stored.len() < 2 {
             stored.extend(next(&batches));
