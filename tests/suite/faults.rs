@@ -242,6 +242,7 @@ fn damage_found_on_the_way_is_told_and_ends_nothing() {
     assert!(procs::lives(launcher) && instance.is_healthy(), "{}", instance.log());
     let ended = instance.stop();
     assert!(ended.status.code().is_some(), "{}", ended.log);
+    assert!(ended.log.contains("malformed"), "the damage was never told\n{}", ended.log);
 }
 
 /// Writes over the first pages of the queue's table and of its indexes.

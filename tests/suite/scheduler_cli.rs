@@ -4,11 +4,12 @@
 use serde_json::Value;
 use tests::instance::Instance;
 use tests::site::{PATIENCE, Setup, json};
-use tests::wait;
+use tests::{procs, wait};
 
-/// Nothing of it is due while a test runs, but for the entry that is over.
+/// Nothing of it is due while a test runs, but for the entry that is over and the first second of a
+/// leap day. The zone never changes its clocks.
 const QUIET: &str = "schedules:
-  - { id: night, cron: \"30 2 * * *\", timezone: Europe/Berlin }
+  - { id: leap, cron: \"0 0 29 2 *\", timezone: Asia/Kolkata }
   - { id: over, at: \"2020-01-01T00:00:00Z\" }";
 
 fn parsed(instance: &Instance, arguments: &[&str]) -> Value {
@@ -30,12 +31,12 @@ fn the_next_starts_are_those_that_the_scheduler_has_recorded() {
     let instance = Setup::new().plugin_with("tiny", QUIET).start();
     let jobs = shown(&instance);
     assert_eq!(jobs.len(), 2, "{jobs:?}");
-    let [night, over] = &jobs[..] else { panic!("{jobs:?}") };
+    let [leap, over] = &jobs[..] else { panic!("{jobs:?}") };
     assert_eq!(
-        (&night["schedule_id"], &night["mode"], &night["status"]),
-        (&"night".into(), &"cron".into(), &"scheduled".into())
+        (&leap["schedule_id"], &leap["mode"], &leap["status"]),
+        (&"leap".into(), &"cron".into(), &"scheduled".into())
     );
-    assert_eq!(night["timezone"], "Europe/Berlin");
+    assert_eq!(leap["timezone"], "Asia/Kolkata");
     assert_eq!((&over["schedule_id"], &over["mode"], over.get("next_run_at")), (&"over".into(), &"at".into(), None));
 
     let text = instance.run(&["system", "scheduler", "--next", "3"], b"");
@@ -43,7 +44,7 @@ fn the_next_starts_are_those_that_the_scheduler_has_recorded() {
     assert_eq!(lines.len(), 1 + 3 + 1, "{text}");
     assert!(lines[0].starts_with("ENTRY"), "{text}");
     for line in &lines[1..4] {
-        assert!(line.starts_with("tiny:night") && line.contains("T02:30:00+0"), "{text}");
+        assert!(line.starts_with("tiny:leap") && line.contains("-02-29T00:00:00+05:30"), "{text}");
     }
     assert!(lines[4].starts_with("tiny:over") && lines[4].contains("exhausted"), "{text}");
 
@@ -52,7 +53,7 @@ fn the_next_starts_are_those_that_the_scheduler_has_recorded() {
     assert_eq!(next.len(), 2, "{preview}");
     assert!(next.iter().all(|at| at.as_str().is_some_and(|at| at.ends_with("+09:00"))), "{preview}");
     let first = |text: &Value| shared::time::Timestamp::parse(text.as_str().expect("a time")).expect("a time");
-    assert_eq!(first(&next[0]), first(&night["next_run_at"]));
+    assert_eq!(first(&next[0]), first(&leap["next_run_at"]));
 }
 
 #[test]
@@ -126,17 +127,14 @@ fn an_entry_that_cancels_ends_its_own_job_and_its_process() {
     let schedules = "timeouts: { poll: 120s }\nschedules:\n  - { id: a, every: 1s, if_running: cancel }\n\
                      circuit_breaker: { threshold: 2 }";
     let instance = Setup::new().without_vault().plugin_with("holder", schedules).start();
+    let first = wait::until("the plugin to run", PATIENCE, || instance.pid_now("holder"));
     let dead = wait::until("a slot to end the job of the one before", PATIENCE, || {
         let query = "SELECT id FROM job_queue WHERE status = 'dead' LIMIT 1";
         instance.ledger().query_row(query, [], |row| row.get::<_, String>(0)).ok()
     });
     assert_eq!(instance.last_error(&dead), "cancelled by scheduler (if_running=cancel)");
     // Its process goes, and nothing brings the job back.
-    wait::until_true("one process at a time", PATIENCE, || {
-        instance
-            .log()
-            .contains(&format!("\"msg\":\"completion dropped: its claim no longer holds\",\"job_id\":\"{dead}\""))
-    });
+    wait::until_true("the process of the first to end", PATIENCE, || !procs::lives(first));
     assert_eq!(instance.job(&dead)["status"], "dead");
     let rows: i64 = instance
         .ledger()
@@ -149,4 +147,17 @@ fn an_entry_that_cancels_ends_its_own_job_and_its_process() {
         count("SELECT count(*) FROM job_queue WHERE status = 'dead'") >= 4
     });
     assert_eq!(count("SELECT count(*) FROM schedule_occurrences WHERE reason = 'circuit_open'"), 0);
+}
+
+#[test]
+fn an_answer_that_can_not_be_stored_counts_as_a_failure_each_time() {
+    let keys = "circuit_breaker: { threshold: 3, reset_after: 1h }\nschedules:\n  - { every: 200ms, payload: { keep: 1100000 } }";
+    let instance = Setup::new().without_vault().plugin_with("witness", keys).start();
+    let breaker = || parsed(&instance, &["system", "breaker", "witness", "--json"]);
+    wait::until_true("the breaker to open", PATIENCE, || breaker()["state"] == "open");
+    let open = breaker();
+    assert_eq!(open["failure_count"], 3, "{open}");
+    assert_eq!(open["transitions"].as_array().map(Vec::len), Some(1), "{open}");
+    let last = open["last_job_id"].as_str().expect("a job id");
+    assert_eq!(instance.last_error(last), "plugin state exceeds max size (1048576 bytes)");
 }

@@ -51,7 +51,7 @@ pub fn check(loaded: &Loaded, registry: &Registry) -> Report {
         let message = format!("plugin {} discovered but not referenced in config", quoted(entry.name.as_str()));
         report.warn("unused", "", message);
     }
-    schedules(config, &mut report);
+    schedules(config, registry, &mut report);
     tokens(config, &mut report);
     accounts_and_secrets(config, &mut report);
     if !config.service.admission.verify_integrity_on_boot {
@@ -182,10 +182,13 @@ fn tokens(config: &Config, report: &mut Report) {
     }
 }
 
-fn schedules(config: &Config, report: &mut Report) {
+fn schedules(config: &Config, registry: &Registry, report: &mut Report) {
     for (name, plugin) in &config.plugins {
         for (index, entry) in plugin.schedules.iter().enumerate() {
             let field = |key: &str| format!("plugins.{name}.schedules[{index}]{key}");
+            if let Some(message) = registry.unsupported(name, entry) {
+                report.error("schedule", field(".command"), message);
+            }
             let has_constraint = entry.only_between.is_some() || !entry.not_on.is_empty();
             match &entry.timing {
                 Timing::Every { interval, .. } if *interval < Millis::from_secs(60) => {

@@ -58,6 +58,7 @@ impl FromNode for Pipeline {
     fn read(slot: &Slot<'_>) -> Option<Self> {
         let mut read = Self { file: slot.file().to_path_buf(), ..Self::default() };
         let mut steps: Vec<Step> = Vec::new();
+        read.written.place = slot.place();
         let Self { written, refused, .. } = &mut read;
         slot.section("config.Pipeline", |key, slot| {
             match key {
@@ -205,10 +206,10 @@ mod tests {
                 "config.yaml: line 12: pipelines[0].steps[2].split[0].baggage: is not supported yet",
                 "config.yaml: line 12: pipelines[0].steps[2].split[0].if: is not supported yet",
                 "config.yaml: line 12: pipelines[0].steps[2].split[1].relay: is not supported yet",
-                "pipelines[0]: name is required",
-                "pipelines[0]: steps[0]: step must define exactly one of uses, call, relay, steps, or split",
-                "pipeline \"p\": steps[2]: split[0]: duplicate step id \"a\"",
-                "pipeline \"p\": steps[2]: split[1]: step must define exactly one of uses, call, relay, steps, or split",
+                "pipelines[0]: name is required (a.yaml: line 1)",
+                "pipelines[0]: steps[0]: step must define exactly one of uses, call, relay, steps, or split (a.yaml: line 1)",
+                "pipeline \"p\": steps[2]: split[0]: duplicate step id \"a\" (config.yaml: line 4)",
+                "pipeline \"p\": steps[2]: split[1]: step must define exactly one of uses, call, relay, steps, or split (config.yaml: line 4)",
             ]
         );
     }

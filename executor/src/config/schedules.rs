@@ -33,7 +33,8 @@ pub(super) fn check(
         let mut reader = Reader { plugin, index, place, problems, warnings };
         let id = value.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| "default".to_owned());
         if !ids.insert(id.clone()) {
-            reader.problems.push(format!("plugin {}: duplicate schedule id {}", reader.name(), quoted(&id)));
+            let (name, place) = (reader.name(), reader.place.clone());
+            reader.problems.push(format!("plugin {name}: duplicate schedule id {} ({place})", quoted(&id)));
         }
         entries.extend(reader.entry(id, value, max_outstanding));
     }
@@ -217,8 +218,9 @@ impl Reader<'_> {
             return CommandName::parse("poll").ok();
         };
         if text.value == "handle" {
-            let (name, index) = (self.name(), self.index);
-            self.problems.push(format!("plugin {name}: schedules[{index}].command \"handle\" cannot be scheduled"));
+            let (name, index, place) = (self.name(), self.index, &text.place);
+            self.problems
+                .push(format!("plugin {name}: schedules[{index}].command \"handle\" cannot be scheduled ({place})"));
             return None;
         }
         CommandName::parse(&text.value).map_err(|error| self.invalid("command", text, error)).ok()

@@ -79,10 +79,15 @@ impl<'a> Slot<'a> {
         self.node.is_null()
     }
 
+    /// `file: line 3`.
+    pub(super) fn place(&self) -> String {
+        format!("{}: line {}", self.findings.name, self.line)
+    }
+
     /// A complaint about this value, with the place where it stands.
     pub(super) fn complaint(&self, text: &str) -> String {
         let path = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
-        format!("{}: line {}: {path}{text}", self.findings.name, self.line)
+        format!("{}: {path}{text}", self.place())
     }
 
     fn complain(&self, text: &str) {
@@ -224,7 +229,7 @@ pub(super) struct Placed<T> {
 impl<T: FromNode> FromNode for Placed<T> {
     fn read(slot: &Slot<'_>) -> Option<Self> {
         let value = T::read(slot).or_else(|| if slot.node.is_null() { T::of_null() } else { None })?;
-        Some(Self { place: format!("{}: line {}", slot.findings.name, slot.line), value })
+        Some(Self { place: slot.place(), value })
     }
 }
 

@@ -161,6 +161,10 @@ impl Dispatcher {
         if enabled(Level::Debug) {
             log(Level::Debug, "job enqueued", &[("job_id", queued.job_id.as_str().into())]);
         }
+        if let Some(of) = &queued.parent_job_id {
+            let fields = [("job_id", queued.job_id.as_str().into()), ("of", of.into())];
+            log(Level::Info, "job is run again", &fields);
+        }
         if wait.0 > 0 {
             let waiter = Waiter { answer, until: Instant::now() + wait.as_duration() };
             self.waiters.entry(queued.job_id.clone()).or_default().push(waiter);

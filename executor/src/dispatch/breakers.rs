@@ -11,10 +11,17 @@ use super::Dispatcher;
 use super::written::Pending;
 use crate::ipc::Answer;
 use crate::logging::{log, now};
-use crate::queue::breaker::Rule;
+use crate::queue::breaker::{Breaker, Rule};
 use crate::queue::ready::Queued;
 use crate::store::recover::{Recovered, RecoveredEnd};
 use crate::store::write::{BreakerChange, Urgency, Write};
+
+/// A change that holds in memory and is on its way into the database.
+pub(super) struct Counted {
+    pub(super) change: BreakerChange,
+    /// `None`: there was no row.
+    before: Option<Breaker>,
+}
 
 impl Dispatcher {
     /// A scheduled job whose last attempt a crash has spent counts like one that failed.
@@ -40,11 +47,29 @@ impl Dispatcher {
     }
 
     /// The breaker's part in a completion: counted here, stored with it.
-    pub(super) fn count_for_breaker(&mut self, job: &Queued, succeeded: bool, at: Timestamp) -> Option<BreakerChange> {
+    pub(super) fn count_for_breaker(&mut self, job: &Queued, succeeded: bool, at: Timestamp) -> Option<Counted> {
         if job.submitted_by != self.service_name {
             return None;
         }
-        self.count_end(job.plugin.clone(), job.command.clone(), job.job_id.as_str(), succeeded, at)
+        let target = (job.plugin.clone(), job.command.clone());
+        let before = self.schedules.breakers.get(&target).cloned();
+        let change = self.count_end(target.0, target.1, job.job_id.as_str(), succeeded, at)?;
+        Some(Counted { change, before })
+    }
+
+    /// The change was not stored. What was counted since stands on it and stays.
+    pub(super) fn uncount(&mut self, counted: Counted) {
+        let Counted { change, before } = counted;
+        let (Ok(plugin), Ok(command)) = (PluginName::parse(&change.plugin), CommandName::parse(&change.command)) else {
+            return;
+        };
+        let target = (plugin, command);
+        if self.schedules.breakers.get(&target) == Some(&change.breaker) {
+            match before {
+                Some(before) => self.schedules.breakers.insert(target, before),
+                None => self.schedules.breakers.remove(&target),
+            };
+        }
     }
 
     fn count_end(
@@ -81,19 +106,26 @@ impl Dispatcher {
             transition: Some(transition),
             at,
         };
+        // From now on: what is counted until the commit is stored after it.
+        let before = self.schedules.breakers.insert(target, change.breaker.clone());
         let ticket = self.number();
-        self.pending.insert(ticket, Pending::Reset { change: Box::new(change.clone()), answer });
+        let counted = Counted { change: change.clone(), before };
+        self.pending.insert(ticket, Pending::Reset { counted: Box::new(counted), answer });
         self.writer.submit(ticket, Write::Breaker(Box::new(change)), Urgency::Now);
     }
 
-    pub(super) fn breaker_reset(&mut self, change: BreakerChange, answer: Answer) {
-        self.publish_breaker(&change);
+    pub(super) fn breaker_reset(&mut self, change: &BreakerChange, answer: Answer) {
+        self.publish_breaker(change);
         let (plugin, command) = (PluginName::parse(&change.plugin), CommandName::parse(&change.command));
         if let (Ok(plugin), Ok(command)) = (plugin, command) {
             self.schedules.look_at_blocked(&plugin, &command);
-            self.schedules.breakers.insert((plugin, command), change.breaker);
         }
         answer.send(Reply::Done);
+    }
+
+    pub(super) fn breaker_not_reset(&mut self, counted: Counted, answer: Answer, kind: RefusalKind) {
+        self.uncount(counted);
+        answer.refuse(kind, "failed to reset the circuit breaker");
     }
 
     /// Disabled ones too.

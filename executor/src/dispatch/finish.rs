@@ -10,6 +10,7 @@ use shared::time::{Millis, Timestamp};
 use shared::wire::gateway::{Job, JobStatus};
 use shared::wire::vault::Request;
 
+use super::breakers::Counted;
 use super::claim::Run;
 use super::jobs::{json_text, shown};
 use super::report::{cap_subs, log_end, stopwatch, tell_of_output};
@@ -24,7 +25,7 @@ use crate::plugin::supervise::Ended;
 use crate::queue::ready::Queued;
 use crate::queue::retry::{DEFAULT_BACKOFF_BASE, Decision, FailureReason, decide};
 use crate::store::new_id;
-use crate::store::write::{BreakerChange, Completion, FactRule, Next, RoutedJobs, StateUpdate, Urgency, Write};
+use crate::store::write::{Completion, FactRule, Next, RoutedJobs, StateUpdate, Urgency, Write};
 
 /// A completion on its way into the database.
 pub(super) struct Done {
@@ -41,7 +42,7 @@ pub(super) struct Done {
     /// Pipelines that its events would have started.
     stopped: Vec<Stopped>,
     /// What the breaker has counted.
-    pub(super) breaker: Option<BreakerChange>,
+    pub(super) breaker: Option<Counted>,
     /// The lane is held until the commit, so that the next run sees the state.
     holds_lane: bool,
     /// With its job; for the agent's leave to forget, and, when the state is refused, to complete as
@@ -186,7 +187,7 @@ impl Dispatcher {
             stderr: attempt.stderr,
             state: attempt.state,
             stopwatch,
-            breaker: breaker.clone(),
+            breaker: breaker.as_ref().map(|counted| counted.change.clone()),
             entry: entry_of,
             routed: attempt.children.routed,
         }));
@@ -233,8 +234,11 @@ impl Dispatcher {
     }
 
     /// The completion did not hold: whoever ended the job has told of it, or it is gone.
-    pub(super) fn not_completed(&mut self, done: &Done) {
-        self.settle(done);
+    pub(super) fn not_completed(&mut self, mut done: Done) {
+        self.settle(&done);
+        if let Some(counted) = done.breaker.take() {
+            self.uncount(counted);
+        }
         if !done.run.is_cancelled {
             let fields = [("job_id", done.run.job.job_id.as_str().into()), ("attempt", done.run.job.attempt.into())];
             log(Level::Warn, "completion dropped: its claim no longer holds", &fields);
@@ -263,7 +267,10 @@ impl Dispatcher {
     /// The state could not be taken (`spec/plugins.md` 10.3): nothing was stored, the job fails. What
     /// the plugin printed is kept.
     pub(super) fn state_refused(&mut self, done: Done, text: String, returned: Option<Write>) {
-        let Done { number, run, .. } = done;
+        let Done { number, run, breaker, .. } = done;
+        if let Some(counted) = breaker {
+            self.uncount(counted);
+        }
         let mut attempt = Attempt { error: Some(text), spawned: true, ..Attempt::failed() };
         if let Some(Write::Complete(completion)) = returned {
             attempt.result = completion.result;

@@ -121,8 +121,6 @@ impl Dispatcher {
             parent_job_id: Some(retry.job_id.to_string()),
             event_context_id: old.event_context_id,
         };
-        let fields = [("job_id", queued.job_id.as_str().into()), ("of", retry.job_id.as_str().into())];
-        log(Level::Info, "job is run again", &fields);
         self.admit(queued, check, answer, Millis(0));
     }
 
@@ -219,7 +217,7 @@ impl Dispatcher {
                 self.writer.submit(ticket, Write::Printed(printed), Urgency::Lazy);
             }
         }
-        self.not_completed(&done);
+        self.not_completed(done);
     }
 
     pub(super) fn run_of(&self, job_id: &JobId) -> Option<u64> {

@@ -47,7 +47,7 @@ impl Dispatcher {
         let by = ("submitted_by", (&job.submitted_by).into());
         self.hub.publish("job.started", &[id, plugin, command, attempt, parent, by]);
         if let Some(schedule_id) = self.poll_of(job) {
-            let schedule = ("schedule_id", schedule_id.into());
+            let schedule = ("schedule_id", (&schedule_id).into());
             self.hub.publish("poll.started", &[id, plugin, command, schedule, by, attempt]);
         }
     }
@@ -73,8 +73,8 @@ impl Dispatcher {
 
     /// What became of an attempt that is in the database now.
     pub(super) fn publish_done(&mut self, done: &Done) {
-        if let Some(change) = &done.breaker {
-            self.publish_breaker(change);
+        if let Some(counted) = &done.breaker {
+            self.publish_breaker(&counted.change);
         }
         let job = &done.run.job;
         let reason = done.failure.as_ref().and_then(|failure| failure.1);
@@ -146,7 +146,7 @@ impl Dispatcher {
             id,
             plugin,
             command,
-            ("schedule_id", schedule_id.into()),
+            ("schedule_id", (&schedule_id).into()),
             ("submitted_by", (&run.job.submitted_by).into()),
             ("attempt", run.job.attempt.into()),
             ("status", status.as_str().into()),
@@ -260,11 +260,13 @@ impl Dispatcher {
     }
 
     /// The schedule id of a `poll` that the scheduler submitted.
-    fn poll_of<'a>(&self, job: &'a Queued) -> Option<&'a str> {
+    fn poll_of(&self, job: &Queued) -> Option<String> {
         if job.command.as_str() != "poll" || job.submitted_by != self.service_name {
             return None;
         }
-        job.dedupe_key.as_deref()?.split(':').nth(2)
+        // An entry that is configured no more is named by its key alone.
+        let of_key = || job.dedupe_key.as_deref()?.split(':').nth(2).map(str::to_owned);
+        self.entry_of(job).map(|(_, id)| id).or_else(of_key)
     }
 }
 

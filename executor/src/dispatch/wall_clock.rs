@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
@@ -18,6 +18,19 @@ use crate::logging::{log, now};
 const FAR: i64 = 1 << 40;
 /// A clock that is being slewed differs by less.
 const STEP: i64 = 500_000_000;
+
+/// Readings of two clocks that lie closer than this are of one moment.
+const TOGETHER: Duration = Duration::from_millis(10);
+
+/// Both clocks, read together: a process that was held up between the two is no step of the clock.
+pub(super) fn read() -> (Instant, Timestamp) {
+    loop {
+        let (before, time, after) = (Instant::now(), now(), Instant::now());
+        if after - before < TOGETHER {
+            return (after, time);
+        }
+    }
+}
 
 /// One timer, armed with the earliest time that anybody waits for.
 pub(super) struct WallClock {

@@ -8,6 +8,7 @@ use shared::wire::refusal::RefusalKind;
 
 use super::Dispatcher;
 use super::admit::{Admission, NOT_ENQUEUED};
+use super::breakers::Counted;
 use super::finish::Done;
 use super::jobs::Cancelling;
 use super::schedule::Looked;
@@ -31,7 +32,7 @@ pub(super) enum Pending {
     /// A look at a schedule entry.
     Look(Box<Looked>),
     Reset {
-        change: Box<BreakerChange>,
+        counted: Box<Counted>,
         answer: Answer,
     },
     /// A breaker that counted what no completion brought.
@@ -77,13 +78,13 @@ impl Dispatcher {
                 }
                 (Some(Pending::Completion(done)), Applied::Stale) => self.dropped(*done, returned),
                 (Some(Pending::Completion(done)), Applied::Completed(routed)) => self.completed(*done, &routed),
-                (Some(Pending::Completion(done)), _) => self.not_completed(&done),
+                (Some(Pending::Completion(done)), _) => self.not_completed(*done),
                 (Some(Pending::Cancel(cancelling)), applied) => self.cancelled(*cancelling, &applied),
                 (Some(Pending::Look(looked)), Applied::Scheduled { cancelled, duplicates }) => {
                     self.looked(*looked, &cancelled, &duplicates);
                 }
                 (Some(Pending::Look(looked)), _) => self.look_refused(*looked),
-                (Some(Pending::Reset { change, answer }), _) => self.breaker_reset(*change, answer),
+                (Some(Pending::Reset { counted, answer }), _) => self.breaker_reset(&counted.change, answer),
                 (Some(Pending::Counted { change }), _) => self.publish_breaker(&change),
                 (Some(Pending::Prune { table }), applied) => {
                     self.pruned(table, if let Applied::Pruned { rows } = applied { rows } else { 0 });
@@ -115,13 +116,11 @@ impl Dispatcher {
             Some(Pending::Cancel(cancelling)) => self.not_cancelled(*cancelling, kind_of(error)),
             Some(Pending::Claim { run }) if refused => self.claimed(run, false),
             Some(Pending::Look(looked)) if refused => self.look_refused(*looked),
-            Some(Pending::Reset { answer, .. }) => {
-                answer.refuse(kind_of(error), "failed to reset the circuit breaker");
-            }
+            Some(Pending::Reset { counted, answer }) => self.breaker_not_reset(*counted, answer, kind_of(error)),
             // The table is left for the next round.
             Some(Pending::Prune { table }) => self.pruned(table, 0),
             Some(Pending::Note | Pending::Counted { .. } | Pending::Reanchor { .. }) if refused => {}
-            Some(Pending::Completion(done)) if refused => self.not_completed(&done),
+            Some(Pending::Completion(done)) if refused => self.not_completed(*done),
             Some(pending) => {
                 self.pending.insert(ticket, pending);
                 self.unwritten.extend(write.map(|write| (ticket, write)));

@@ -10,6 +10,8 @@ use crate::yaml::quoted;
 /// One entry of `pipelines:`, unchecked.
 #[derive(Debug, Clone, Default)]
 pub struct Written {
+    /// Where it stands, `file: line 3`, for its complaints.
+    pub place: String,
     pub name: Option<String>,
     pub on: Option<String>,
     /// `on-hook` is there, which is not supported yet and so complained of elsewhere.
@@ -60,12 +62,16 @@ pub fn check(written: &[Written]) -> (Vec<Pipeline>, Vec<String>) {
             Some(name) => format!("pipeline {}", quoted(name)),
             None => format!("pipelines[{index}]"),
         };
+        let before = problems.len();
         match name {
             None => problems.push(format!("{label}: name is required")),
             Some(name) if !names.insert(name) => problems.push(format!("duplicate pipeline name {}", quoted(name))),
             Some(_) => {}
         }
         pipelines.push(pipeline(written, name.unwrap_or_default(), &label, &mut problems));
+        for problem in &mut problems[before..] {
+            problem.push_str(&format!(" ({})", written.place));
+        }
     }
     (pipelines, problems)
 }
@@ -150,7 +156,11 @@ mod tests {
     }
 
     fn named(name: &str, steps: Vec<WrittenStep>) -> Written {
-        Written { name: Some(name.to_owned()), on: Some("t".to_owned()), steps, ..Written::default() }
+        Written { name: Some(name.to_owned()), on: Some("t".to_owned()), steps, ..here() }
+    }
+
+    fn here() -> Written {
+        Written { place: "here".to_owned(), ..Written::default() }
     }
 
     #[test]
@@ -163,11 +173,13 @@ mod tests {
         let both = WrittenStep { steps: vec![uses("c", "p")], ..uses("d", "p") };
         let call = WrittenStep { id: Some("d".to_owned()), others: 1, ..WrittenStep::default() };
         let written = [
-            Written { max_depth: Some(-1), ..Written::default() },
+            Written { max_depth: Some(-1), ..here() },
             named("one", vec![uses("a", "p"), nested, both, call]),
             Written { has_hook: true, from_plugin: Some("a/b".to_owned()), ..named(" one ", vec![uses("a", "p")]) },
         ];
         let (_, problems) = check(&written);
+        let placed = |problem: &String| problem.strip_suffix(" (here)").map(str::to_owned);
+        let problems: Vec<String> = problems.iter().filter_map(placed).collect();
         assert_eq!(
             problems,
             [

@@ -182,15 +182,7 @@ impl Registry {
             match self.get(name) {
                 None => problems.push(format!("plugin {} is configured but not discoverable", quoted(name.as_str()))),
                 Some(entry) => {
-                    let unsupported =
-                        |schedule: &&Schedule| entry.manifest.command(schedule.command.as_str()).is_none();
-                    problems.extend(plugin.schedules.iter().filter(unsupported).map(|schedule| {
-                        let (name, command) = (quoted(name.as_str()), quoted(schedule.command.as_str()));
-                        format!(
-                            "plugin {name} schedule {} references unsupported command {command}",
-                            quoted(&schedule.id)
-                        )
-                    }));
+                    problems.extend(plugin.schedules.iter().filter_map(|schedule| self.unsupported(name, schedule)));
                     problems.extend(entry.missing_keys(&plugin.config_keys).map(|key| {
                         let base = quoted(entry.manifest.name.as_str());
                         format!("plugin {base} requires config key {}", quoted(key))
@@ -199,6 +191,15 @@ impl Registry {
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(UnusableError { problems }) }
+    }
+
+    /// The complaint about an entry whose command a discovered plugin does not have.
+    pub(crate) fn unsupported(&self, name: &PluginName, schedule: &Schedule) -> Option<String> {
+        let (entry, command) = (self.get(name)?, schedule.command.as_str());
+        entry.manifest.command(command).is_none().then(|| {
+            let (name, id, command) = (quoted(name.as_str()), quoted(&schedule.id), quoted(command));
+            format!("plugin {name} schedule {id} references unsupported command {command}")
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 /* Leaves one line for each of its runs, the job's id, in a file `runs` beside itself: the side
  * that no crash of Ductile can change. `"ms":N` anywhere in the request makes it take so long after
  * that, `"fail":1` makes it end with an error that may be tried again, `"emit":N` makes it answer
- * with so many events, up to nine. */
+ * with so many events, up to nine, `"keep":N` with a state of so many bytes. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +47,12 @@ int main(void) {
     nanosleep(&pause, NULL);
     if (fails) {
         puts("{\"status\":\"error\",\"error\":\"as asked\"}");
+        return 0;
+    }
+    static const char state[] = "\"keep\":";
+    const char *keep = strstr(request, state);
+    if (keep != NULL) {
+        printf("{\"status\":\"ok\",\"result\":\"kept\",\"state_updates\":{\"kept\":\"%0*d\"}}\n", atoi(keep + sizeof state - 1), 0);
         return 0;
     }
     fputs("{\"status\":\"ok\",\"result\":\"witnessed\",\"events\":[", stdout);

@@ -84,7 +84,7 @@ fn walk(lanes: usize, age: Duration, payload: &str) -> Steps {
                         None => true,
                     };
                     drop(set);
-                    steps.told(call, nth, died);
+                    steps.told(call, died);
                     if died {
                         lone.killed_by_another()
                     } else {
@@ -131,7 +131,7 @@ fn at_each_step_of_a_start_that_finds_a_job_running() {
                         }
                     };
                     history.death();
-                    steps.told(call, nth, died);
+                    steps.told(call, died);
                 }
                 history.finish();
             });

@@ -28,7 +28,7 @@ impl Steps {
     }
 
     /// Whether the executor died at that step; when not, the job's end came first.
-    pub(super) fn told(&self, call: &str, _nth: u32, died: bool) {
+    pub(super) fn told(&self, call: &str, died: bool) {
         let mut kinds = self.0.lock().expect("no lane panicked");
         let kind = kinds.iter_mut().find(|kind| kind.call == call).expect("given out by next");
         kind.kills += u32::from(died);

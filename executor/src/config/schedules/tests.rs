@@ -118,7 +118,7 @@ fn each_field_says_what_is_wrong_with_it() {
         "every: 1h, if_running: wait",
         "invalid schedules[0].if_running \"wait\": expected skip, queue, or cancel (HERE)",
     );
-    check("every: 1h, command: handle", "schedules[0].command \"handle\" cannot be scheduled");
+    check("every: 1h, command: handle", "schedules[0].command \"handle\" cannot be scheduled (plugins.yaml: line 5)");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn all_complaints_come_at_once_each_with_its_place() {
     assert_eq!(lines.len(), 5, "{error}");
     for (line, part) in lines.iter().zip([
         "parallelism (99) cannot exceed",
-        "duplicate schedule id \"a\"",
+        "duplicate schedule id \"a\" (plugins.yaml: line 6)",
         "invalid schedules[1].cron \"never\"",
         "invalid schedules[2].timezone \"Nowhere\": unknown time zone (plugins.yaml: line 9)",
         "schedule interval must be positive: \"0s\" (plugins.yaml: line 8)",
