@@ -1,5 +1,5 @@
-//! Where the executor's log lines go: one buffer to stdout, filled by all threads, written once per
-//! turn of the dispatcher's loop or at once when a line matters.
+//! Where the executor's log lines go: one buffer to stdout, filled by all threads, written by the
+//! dispatcher's loop some milliseconds later, or at once when a line matters.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -41,6 +41,11 @@ pub fn log(level: Level, msg: &str, fields: &[(&str, Value<'_>)]) {
     if level >= Level::Warn || buffer.len() >= WRITE_AT {
         write_out(&mut buffer);
     }
+}
+
+/// Whether something waits to be written.
+pub fn waits() -> bool {
+    !BUFFER.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
 }
 
 /// Writes what waits.

@@ -161,3 +161,19 @@ fn an_answer_that_can_not_be_stored_counts_as_a_failure_each_time() {
     let last = open["last_job_id"].as_str().expect("a job id");
     assert_eq!(instance.last_error(last), "plugin state exceeds max size (1048576 bytes)");
 }
+
+#[test]
+fn entries_that_share_a_breaker_get_one_probe_between_them() {
+    let keys = "circuit_breaker: { threshold: 2, reset_after: 300ms }\nretry: { max_attempts: 1 }\nschedules:\n  \
+                - { id: a, every: 100ms, payload: { fail: 1 } }\n  - { id: b, every: 100ms, payload: { fail: 1 } }";
+    let instance = Setup::new().without_vault().workers(4).plugin_with("witness", keys).start();
+    let ledger = instance.ledger();
+    let count = |sql: &str| ledger.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a count");
+    let probes = "SELECT count(*) FROM circuit_breaker_transitions WHERE reason = 'cooldown_elapsed'";
+    wait::until_true("some probes", PATIENCE, || count(probes) >= 4);
+    // In one look at the ledger, which goes on changing.
+    let extra = "SELECT (SELECT count(*) FROM job_queue WHERE created_at >= (SELECT min(created_at) \
+                 FROM circuit_breaker_transitions WHERE reason = 'cooldown_elapsed')) - (SELECT count(*) \
+                 FROM circuit_breaker_transitions WHERE reason = 'cooldown_elapsed')";
+    assert_eq!(count(extra), 0, "{}", instance.log());
+}

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use shared::id::{JobId, PluginName};
+use shared::id::{CommandName, JobId, PluginName};
 use shared::log::Level;
 use shared::time::Timestamp;
 
@@ -13,7 +13,7 @@ use crate::logging::{log, now};
 use crate::queue::ready::Queued;
 use crate::queue::retry::delay;
 use crate::store::StoreError;
-use crate::store::read::{Page, Position};
+use crate::store::read::{Page, Position, QueuedJob};
 use crate::store::write::{Reanchor, Urgency, Write};
 
 /// A lane holds up to these; beyond, its jobs stay in the database until it is down to a quarter.
@@ -74,6 +74,28 @@ impl Backlog {
             self.due.insert(plugin.clone(), due);
             self.by_time.insert((due, plugin.clone()));
         }
+    }
+}
+
+impl TryFrom<QueuedJob> for Queued {
+    /// Says which column is not ours.
+    type Error = String;
+
+    fn try_from(row: QueuedJob) -> Result<Self, String> {
+        let told = |what: &str| format!("job {} has no valid {what}", row.job_id);
+        Ok(Self {
+            plugin: PluginName::parse(&row.plugin).map_err(|_| told("plugin"))?,
+            command: CommandName::parse(&row.command).map_err(|_| told("command"))?,
+            created_at: Timestamp::parse(&row.created_at).ok_or_else(|| told("created_at"))?,
+            payload: row.payload,
+            attempt: row.attempt,
+            max_attempts: row.max_attempts,
+            submitted_by: row.submitted_by,
+            dedupe_key: row.dedupe_key,
+            parent_job_id: row.parent_job_id,
+            event_context_id: row.event_context_id,
+            job_id: row.job_id,
+        })
     }
 }
 

@@ -65,6 +65,9 @@ const STOP_KILL: Millis = Millis::from_secs(5);
 /// start finds it in the database.
 const STOP_LAST: Duration = Duration::from_secs(8);
 
+/// How long a line of the log may wait for company.
+const LOG_GATHER: Duration = Duration::from_millis(5);
+
 /// Everything that the loop reacts to.
 #[derive(Debug)]
 pub enum Event {
@@ -185,6 +188,8 @@ pub struct Dispatcher {
     unwritten: Vec<(u64, Write)>,
     waiters: HashMap<JobId, Vec<Waiter>>,
     waiting: usize,
+    /// When the log's lines are written.
+    log_due: Option<Instant>,
     /// Admissions in the writer whose jobs do not run yet.
     unstarted: usize,
     /// The writer can not write: nothing new is claimed, and what is unwritten is tried again then.
@@ -253,6 +258,7 @@ impl Dispatcher {
             unwritten: Vec::new(),
             waiters: HashMap::new(),
             waiting: 0,
+            log_due: None,
             unstarted: 0,
             writer_failing: None,
             stopping: None,
@@ -294,7 +300,7 @@ impl Dispatcher {
             let entry = self.schedules.next_wake().filter(|_| !self.rests());
             self.clock.arm(self.backlog.next_due(now()).into_iter().chain(entry).min());
             self.hub.tend(Instant::now());
-            logging::flush();
+            self.flush_log(Instant::now());
             if watchdog.is_some_and(|period| fed.elapsed() >= period) {
                 fed = Instant::now();
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
@@ -396,8 +402,18 @@ impl Dispatcher {
         let stop = self.stopping.as_ref().map(Stop::next);
         let again = self.writer_failing.as_ref().map(|failing| failing.until);
         let upkeep = self.upkeep.next_wake().filter(|_| !self.rests());
-        let others = [self.hub.next_wake(), Some(self.upkeep.next_tick()), upkeep];
+        let others = [self.hub.next_wake(), Some(self.upkeep.next_tick()), upkeep, self.log_due];
         [claim, wait, scrub, stop, again].into_iter().chain(others).flatten().min()
+    }
+
+    /// Writes the log's lines when they have waited for company: each turn would cost a system call.
+    fn flush_log(&mut self, at: Instant) {
+        if !logging::waits() {
+            self.log_due = None;
+        } else if at >= *self.log_due.get_or_insert(at + LOG_GATHER) {
+            logging::flush();
+            self.log_due = None;
+        }
     }
 
     /// Nothing new is begun: a stop is under way, or the database can not be written.

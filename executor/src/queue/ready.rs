@@ -6,8 +6,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use shared::id::{CommandName, JobId, PluginName};
 use shared::time::Timestamp;
 
-use crate::store::read::QueuedJob;
-
 /// A queued job as the dispatcher holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
@@ -22,28 +20,6 @@ pub struct Queued {
     pub created_at: Timestamp,
     pub parent_job_id: Option<String>,
     pub event_context_id: Option<String>,
-}
-
-impl TryFrom<QueuedJob> for Queued {
-    /// Says which column is not ours.
-    type Error = String;
-
-    fn try_from(row: QueuedJob) -> Result<Self, String> {
-        let told = |what: &str| format!("job {} has no valid {what}", row.job_id);
-        Ok(Self {
-            plugin: PluginName::parse(&row.plugin).map_err(|_| told("plugin"))?,
-            command: CommandName::parse(&row.command).map_err(|_| told("command"))?,
-            created_at: Timestamp::parse(&row.created_at).ok_or_else(|| told("created_at"))?,
-            payload: row.payload,
-            attempt: row.attempt,
-            max_attempts: row.max_attempts,
-            submitted_by: row.submitted_by,
-            dedupe_key: row.dedupe_key,
-            parent_job_id: row.parent_job_id,
-            event_context_id: row.event_context_id,
-            job_id: row.job_id,
-        })
-    }
 }
 
 /// Jobs that share it do not run at the same time: the key, within a plugin and command

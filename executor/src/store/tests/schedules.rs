@@ -72,6 +72,11 @@ fn a_look_is_stored_whole_and_read_again() {
     stored(&home, look(Vec::new(), Vec::new()));
     let records = reader.schedule_entries().expect("read");
     assert_eq!(records[&("echo".to_owned(), "a".to_owned())].last_success_job_id.as_deref(), Some("job-1"));
+    // But for one that finds another command under its id.
+    stored(&home, Scheduling { record: Record::new("sync"), ..look(Vec::new(), Vec::new()) });
+    let records = reader.schedule_entries().expect("read");
+    let record = &records[&("echo".to_owned(), "a".to_owned())];
+    assert_eq!((record.last_success_job_id.as_deref(), record.last_success_at), (None, None));
 }
 
 #[test]
@@ -106,9 +111,13 @@ fn a_job_of_catch_up_that_another_stands_for_is_told_of() {
 #[test]
 fn a_look_may_end_the_jobs_of_its_own_entry_alone() {
     let home = Home::new("schedules-cancel");
-    for (id, by, key) in
-        [("own", "ductile", "echo:poll:a"), ("b", "ductile", "echo:poll:b"), ("api", "api", "echo:poll:a")]
-    {
+    let jobs = [
+        ("own", "ductile", "echo:poll:a"),
+        ("caught", "ductile", "echo:poll:a:catchup:1970-01-01T00:00:00Z"),
+        ("b", "ductile", "echo:poll:b"),
+        ("api", "api", "echo:poll:a"),
+    ];
+    for (id, by, key) in jobs {
         let (submitted_by, dedupe_key) = (by.to_owned(), Some(key.to_owned()));
         home.apply(Write::Admit(NewJob { submitted_by, dedupe_key, ..new_job(id) }));
     }
@@ -119,7 +128,8 @@ fn a_look_may_end_the_jobs_of_its_own_entry_alone() {
     });
     let look = Scheduling { cancel, ..look(vec![run(60, "next")], vec![(own("next"), None)]) };
     let Applied::Scheduled { cancelled, .. } = stored(&home, look) else { panic!("a look") };
-    assert_eq!(cancelled, [job_id("own")]);
+    assert_eq!(cancelled, [job_id("own"), job_id("caught")]);
+    assert_eq!(home.status("caught"), "dead");
     assert_eq!(["own", "b", "api", "next"].map(|id| home.status(id)), ["dead", "queued", "queued", "queued"]);
     assert_eq!(home.log("own"), ["own-1 dead cancelled by scheduler (if_running=cancel)"]);
 }
