@@ -43,7 +43,7 @@ impl Upkeep {
             (Pruned::JobAttempts, retention.job_attempts),
             (Pruned::BreakerTransitions, retention.breaker_transitions),
             (Pruned::ScheduleOccurrences, retention.schedule_occurrences),
-            (Pruned::EventContext, retention.event_context),
+            (Pruned::EventContext, kept_contexts(retention)),
             (Pruned::PluginFacts, retention.plugin_facts),
             (Pruned::ConfigSnapshots, retention.config_snapshots),
             (Pruned::Stopwatch, retention.stopwatch),
@@ -60,6 +60,13 @@ impl Upkeep {
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.next
     }
+}
+
+/// A context is named by its jobs and their log: one that is younger than those are kept for would
+/// be looked at in vain, each round again.
+fn kept_contexts(retention: &Retention) -> Millis {
+    let kept = [retention.event_context, retention.job_queue, retention.job_log];
+    if kept.contains(&Millis(0)) { Millis(0) } else { kept.into_iter().fold(Millis(0), Millis::max) }
 }
 
 impl Dispatcher {
