@@ -20,20 +20,27 @@ use tests::instance::Instance;
 use tests::procs;
 use tests::scratch::Scratch;
 use tests::site::Setup;
+use tests::unit_set;
 
 const SECRET: &str = "bench-secret-value-0123456789abcdef";
 
 /// What can be measured; all of it when no name is given.
-const PARTS: [&str; 10] =
-    ["start", "idle", "sync", "drained", "http", "spawn", "admission", "workers", "finished", "queued"];
+const PARTS: [&str; 11] =
+    ["start", "units", "idle", "sync", "drained", "http", "spawn", "admission", "workers", "finished", "queued"];
 
 fn main() {
+    if unit_set::is_inside() {
+        return units_inside();
+    }
     let chosen: Vec<String> = std::env::args().skip(1).filter(|word| PARTS.contains(&word.as_str())).collect();
     let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
     machine();
     let raw = raw_spawn();
     if wanted("start") {
         starts();
+    }
+    if wanted("units") {
+        print!("{}", unit_set::again_under_systemd(&[]));
     }
     let instance = workers(8).start();
     if wanted("idle") {
@@ -120,6 +127,14 @@ fn starts() {
     let runs = (0..11).map(|_| millis(prepared.time_to_ready())).collect();
     let (middle, low, high) = median(runs);
     println!("start to ready, launcher                     {middle:.1} ms  runs {low:.1}..{high:.1}");
+}
+
+/// The same of the unit set, from the start of its target.
+fn units_inside() {
+    let units = workers(8).install_units();
+    let runs = (0..7).map(|_| millis(units.time_to_ready())).collect();
+    let (middle, low, high) = median(runs);
+    println!("start to ready, unit set                     {middle:.1} ms  runs {low:.1}..{high:.1}");
 }
 
 /// Resident memory of everything, before the first job.

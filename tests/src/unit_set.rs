@@ -7,6 +7,7 @@ use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use crate::command::{command, run_with, succeed};
 use crate::scratch::Scratch;
@@ -29,25 +30,40 @@ pub struct UnitSet {
 /// When the manager does not come up, or the test fails inside.
 pub fn under_systemd(test: &str, body: impl FnOnce()) {
     assert!(test.contains("under_systemd"), "{test} is to contain under_systemd");
-    if std::env::var_os("WITH_SYSTEMD").is_some() {
+    if is_inside() {
         body();
         return;
     }
+    let printed = again_under_systemd(&["--exact", test, "--nocapture", "--test-threads=1"]);
+    // A name that fits no test runs none, and succeeds.
+    assert!(printed.contains("1 passed"), "{test} did not run inside:\n{printed}");
+}
+
+/// Runs this program once more with these arguments, inside, where `is_inside`; gives what it
+/// printed.
+///
+/// # Panics
+/// When the manager does not come up, or the program fails.
+pub fn again_under_systemd(arguments: &[&str]) -> String {
     let no_units = Scratch::new();
-    let this = std::env::current_exe().expect("the running test has a path");
+    let this = std::env::current_exe().expect("the running program has a path");
     let mut outer = command(paths::sources().join("tests/with-systemd.sh"));
     outer
         .arg(no_units.path())
         .arg("--")
         .arg(&this)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(arguments)
         .current_dir(paths::sources())
         .env("WITH_SYSTEMD_BIND", paths::profile());
     let Output { status, stdout, stderr } = run_with(&mut outer, b"");
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "inside: {status}\n{stdout}{stderr}");
-    // A name that fits no test runs none, and succeeds.
-    assert!(stdout.contains("1 passed"), "{test} did not run inside:\n{stdout}{stderr}");
+    stdout.into_owned()
+}
+
+/// Whether this is the run inside.
+pub fn is_inside() -> bool {
+    std::env::var_os("WITH_SYSTEMD").is_some()
 }
 
 impl Setup {
@@ -57,7 +73,7 @@ impl Setup {
     /// # Panics
     /// When any step is refused, or outside `under_systemd`.
     pub fn install_units(&self) -> UnitSet {
-        assert!(std::env::var_os("WITH_SYSTEMD").is_some(), "only under_systemd may install the unit set");
+        assert!(is_inside(), "only under_systemd may install the unit set");
         succeed(
             command(paths::sources().join("systemd/install.sh"))
                 .env("BINS", paths::binaries())
@@ -113,6 +129,22 @@ impl UnitSet {
         self.systemctl(&["start", "ductile.target"]);
         wait::until_true("the unit set to serve", PATIENCE, || SERVICES.iter().all(|unit| is_active(unit)));
         wait::until_true("the unit set to be healthy", PATIENCE, || self.is_healthy());
+    }
+
+    /// From the start of the target to the first `ok` of `/healthz`; then everything is stopped.
+    ///
+    /// # Panics
+    /// When it does not come up, or does not stop.
+    pub fn time_to_ready(&self) -> Duration {
+        let start = Instant::now();
+        self.systemctl(&["start", "ductile.target"]);
+        while !self.is_healthy() {
+            assert!(start.elapsed() < PATIENCE, "the unit set does not come up");
+            std::thread::yield_now();
+        }
+        let took = start.elapsed();
+        self.systemctl(&["stop", "ductile.target", "ductile-*"]);
+        took
     }
 
     /// Runs systemctl and gives what it prints.
