@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod front;
 mod jobs;
+mod keys;
 mod kill;
 mod locked;
 mod permits;

@@ -125,10 +125,10 @@ fn pipelines_that_can_not_be_are_refused_at_the_start_all_at_once() {
 fn an_event_whose_job_another_stands_for_makes_none_and_that_is_told() {
     let only = "- {name: after, on: witnessed, from_plugin: witness, steps: [{id: one, uses: first}]}";
     let instance = setup().pipelines(only).start();
-    let id = instance.trigger("witness", "poll", r#"{"emit":3,"keyed":1}"#);
+    let id = instance.trigger("witness", "poll", r#"{"emit":3,"key":1}"#);
     assert_eq!(instance.finished(&id)["status"], "succeeded");
     drained(&instance);
     assert_eq!(routed(&instance), ["first succeeded one after witness"]);
-    let told = || instance.log().matches("\"msg\":\"dropped duplicate enqueue\",\"dedupe_key\":\"one\"").count();
+    let told = || instance.log().matches("\"msg\":\"dropped duplicate enqueue\",\"dedupe_key\":\"shared\"").count();
     wait::until_true("both to be told of", PATIENCE, || told() == 2);
 }

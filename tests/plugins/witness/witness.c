@@ -1,8 +1,8 @@
 /* Leaves one line for each of its runs, the job's id, in a file `runs` beside itself: the side
  * that no crash of Ductile can change. `"ms":N` anywhere in the request makes it take so long after
  * that, `"fail":1` makes it end with an error that may be tried again, `"emit":N` makes it answer
- * with so many events, up to nine, all of one dedupe key with `"keyed":1`, and `"keep":N` with a
- * state of so many bytes. */
+ * with so many events, up to nine, `"key":1` gives each of them the dedupe key `shared`, `"keep":N`
+ * makes it answer with a state of so many bytes. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +30,7 @@ int main(void) {
     static const char events[] = "\"emit\":";
     const char *emit = strstr(request, events);
     int emits = emit == NULL ? 0 : atoi(emit + sizeof events - 1);
+    const char *key = strstr(request, "\"key\":1") != NULL ? "\"dedupe_key\":\"shared\"," : "";
     int fails = strstr(request, "\"fail\":1") != NULL;
 
     ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof "runs");
@@ -56,10 +57,9 @@ int main(void) {
         printf("{\"status\":\"ok\",\"result\":\"kept\",\"state_updates\":{\"kept\":\"%0*d\"}}\n", atoi(keep + sizeof state - 1), 0);
         return 0;
     }
-    const char *key = strstr(request, "\"keyed\":1") != NULL ? "\"dedupe_key\":\"one\"," : "";
     fputs("{\"status\":\"ok\",\"result\":\"witnessed\",\"events\":[", stdout);
     for (int number = 0; number < emits && number < 9; number++) {
-        printf("%s{\"type\":\"witnessed\",%s\"payload\":{\"number\":%d}}", number == 0 ? "" : ",", key, number);
+        printf("%s{%s\"type\":\"witnessed\",\"payload\":{\"number\":%d}}", number == 0 ? "" : ",", key, number);
     }
     puts("]}");
     return 0;
