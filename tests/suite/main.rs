@@ -18,6 +18,7 @@ mod locked;
 mod permits;
 mod pipelines;
 mod privileges;
+mod retention;
 mod scheduler_cli;
 mod secrets;
 mod spawner;
