@@ -20,6 +20,7 @@ mod pipelines;
 mod privileges;
 mod retention;
 mod scheduler_cli;
+mod schedules;
 mod secrets;
 mod spawner;
 mod tidy;
