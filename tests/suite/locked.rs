@@ -2,8 +2,10 @@
 //! on by itself when the lock is given back.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use shared::time::{Millis, Timestamp};
+use tests::event_stream::EventStream;
 use tests::http::{Connection, Response};
 use tests::instance::Instance;
 use tests::site::{PATIENCE, Setup, json};
@@ -134,4 +136,74 @@ fn schedules_go_on_by_themselves_while_a_long_job_runs() {
     // Nobody asks for anything.
     wait::until_true("the entry to run again", Duration::from_secs(8), || fired() > before);
     assert_eq!(running(&instance, "holder"), 1);
+}
+
+/// Reads events up to a tick from now on; the end of the job must not be among them.
+fn no_end_up_to_a_tick(stream: &mut EventStream, id: &str) {
+    let now = Timestamp::from_system_time(SystemTime::now());
+    loop {
+        let event = stream.next_event().expect("the stream goes on");
+        assert!(event.kind != "job.completed" || event.data["job_id"] != id, "told before its commit: {event:?}");
+        if event.kind == "scheduler.tick"
+            && Timestamp::parse(event.data["at"].as_str().expect("a time")).expect("a time") > now
+        {
+            return;
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_job_is_told_when_it_is_in_the_database() {
+    let instance = Setup::new().without_vault().plugin("holder").service("tick_interval: 500ms").start();
+    past_the_careful_start(&instance);
+    let bearer = format!("Bearer {}", instance.token);
+    let stream = EventStream::open(instance.address, "/events", &[("Authorization", &bearer)]);
+    let mut stream = stream.unwrap_or_else(|response| panic!("{response:?}"));
+    let id = instance.trigger("holder", "poll", "");
+    wait::until_true("the job to run", PATIENCE, || running(&instance, "holder") == 1);
+    wait::until_true("its claim to be written", PATIENCE, || rows(&instance, "SELECT count(*) FROM job_attempts") == 1);
+    let lock = Lock::take(&instance);
+    fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    let has_ended = || instance.log().lines().any(|line| line.contains("\"job completed\"") && line.contains(&id));
+    wait::until_true("the executor to know of the end", PATIENCE, has_ended);
+    no_end_up_to_a_tick(&mut stream, &id);
+    // Nor when its writer has given up and tries again now and then.
+    let failing = || instance.log().contains("database write failed");
+    wait::until_true("the writer to fail", PATIENCE, failing);
+    no_end_up_to_a_tick(&mut stream, &id);
+    assert_eq!(rows(&instance, "SELECT count(*) FROM job_queue WHERE status = 'running'"), 1);
+
+    lock.give_back();
+    loop {
+        let event = stream.next_event().expect("the stream goes on");
+        if event.kind == "job.completed" && event.data["job_id"] == id {
+            break;
+        }
+    }
+    assert_eq!(rows(&instance, "SELECT count(*) FROM job_queue WHERE status = 'succeeded'"), 1);
+}
+
+#[test]
+fn an_entry_that_is_due_wakes_nobody_while_nothing_can_be_written() {
+    // The writer tries for five seconds; what is due before that is with it, what is due later is not.
+    let schedules = "schedules:\n  - { id: soon, every: 1s }\n  - { id: late, every: 8s }";
+    let instance = Setup::new().without_vault().plugin_with("witness", schedules).start();
+    let fired = || rows(&instance, "SELECT count(*) FROM schedule_occurrences WHERE outcome = 'enqueued'");
+    wait::until_true("both entries to run", PATIENCE, || fired() >= 2);
+    let query = "SELECT next_run_at FROM schedule_entries WHERE schedule_id = 'late'";
+    let late: String = instance.ledger().query_row(query, [], |row| row.get(0)).expect("the entry's next slot");
+    let late = Timestamp::parse(&late).expect("a time").plus(Millis::from_secs(2));
+    let executor = instance.pid("ductile-executor");
+    let idles = |what: &str, condition: &dyn Fn() -> bool| {
+        let before = procs::cpu(executor);
+        wait::until_true(what, PATIENCE, condition);
+        let used = procs::cpu(executor) - before;
+        assert!(used < Duration::from_millis(200), "{used:?} of CPU\n{}", instance.log());
+    };
+    let lock = Lock::take(&instance);
+    idles("the writer to fail", &|| instance.log().contains("database write failed"));
+    idles("the late slot to be long due", &|| Timestamp::from_system_time(SystemTime::now()) > late);
+    let before = fired();
+    lock.give_back();
+    wait::until_true("the entries to run again", PATIENCE, || fired() >= before + 3);
 }
