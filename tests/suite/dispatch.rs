@@ -59,3 +59,22 @@ fn a_stop_that_waits_for_a_job_is_idle_meanwhile() {
     let ended = instance.ended();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
 }
+
+#[test]
+fn a_spawner_that_stands_still_does_not_hold_up_the_end() {
+    let instance = Setup::new().without_vault().plugin("tiny").start();
+    assert_eq!(instance.run_job("tiny", "")["status"], "succeeded");
+    let (executor, spawner) = (instance.pid("ductile-executor"), instance.pid("ductile-spawner"));
+    assert!(procs::signal(spawner, Signal::STOP));
+    let asked = Instant::now();
+    assert!(procs::signal(executor, Signal::TERM));
+    wait::until_true("the executor to end", PATIENCE, || !procs::lives(executor));
+    let took = asked.elapsed();
+    // It waits for the spawner, a second; the rest is room for a busy machine.
+    assert!((1..4).contains(&took.as_secs()), "{took:?}\n{}", instance.log());
+    assert!(procs::lives(spawner));
+    // As soon as it goes on it sees that its line is closed, and nothing is left.
+    assert!(procs::signal(spawner, Signal::CONT));
+    let ended = instance.ended();
+    assert!(ended.log.contains("\"msg\":\"ductile stopped\""), "{}", ended.log);
+}
