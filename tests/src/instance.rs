@@ -114,13 +114,7 @@ impl Prepared {
     pub fn start(self) -> Instance {
         let launcher = self.spawn();
         let mut instance = Instance { launcher, prepared: self, seen: Vec::new() };
-        wait::until_true("the instance to serve", PATIENCE, || {
-            if let Ok(Some(status)) = instance.launcher.try_wait() {
-                panic!("the launcher ended with {status}\n{}{}", instance.stderr(), instance.log());
-            }
-            instance.is_healthy()
-        });
-        instance.seen = procs::tree(instance.launcher.id());
+        instance.serving();
         instance.grant(&instance.prepared.setup.secrets);
         instance
     }
@@ -227,6 +221,30 @@ impl Instance {
 
     pub fn root(&self) -> &std::path::Path {
         self.prepared.root()
+    }
+
+    /// Waits until it serves.
+    fn serving(&mut self) {
+        wait::until_true("the instance to serve", PATIENCE, || {
+            if let Ok(Some(status)) = self.launcher.try_wait() {
+                panic!("the launcher ended with {status}\n{}{}", self.stderr(), self.log());
+            }
+            self.is_healthy()
+        });
+        self.seen.extend(procs::tree(self.launcher.id()));
+    }
+
+    /// Ends it, by a signal to one of its programs, and starts it anew after `meanwhile`.
+    ///
+    /// # Panics
+    /// When it does not end, leaves a process, or does not come up.
+    pub fn restart(&mut self, program: &str, signal: Signal, meanwhile: impl FnOnce()) {
+        let pid = if program == "ductile" { self.launcher() } else { self.pid(program) };
+        procs::signal(pid, signal);
+        self.wait(Duration::from_secs(45), Duration::from_secs(5));
+        meanwhile();
+        self.launcher = self.prepared.spawn();
+        self.serving();
     }
 
     /// Asks the launcher to stop and waits for it; then nothing of it may be left.

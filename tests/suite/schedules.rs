@@ -26,13 +26,13 @@ struct Slots {
     made: Option<i64>,
 }
 
-fn occurrences(instance: &Instance) -> Vec<Slots> {
+fn occurrences(instance: &Instance, entry: &str) -> Vec<Slots> {
     let ledger = instance.ledger();
     let query = "SELECT slot_at, until_at, slots, outcome, reason, job.created_at FROM schedule_occurrences \
-                 LEFT JOIN job_queue job ON job.id = job_id ORDER BY slot_at";
+                 LEFT JOIN job_queue job ON job.id = job_id WHERE schedule_id = ?1 ORDER BY slot_at";
     let nanos = |text: String| Timestamp::parse(&text).expect("a time").unix_nanos();
     let mut statement = ledger.prepare(query).expect("a query");
-    let rows = statement.query_map([], |row| {
+    let rows = statement.query_map([entry], |row| {
         Ok(Slots {
             first: nanos(row.get(0)?),
             last: nanos(row.get(1)?),
@@ -43,6 +43,17 @@ fn occurrences(instance: &Instance) -> Vec<Slots> {
         })
     });
     rows.expect("rows").map(|row| row.expect("a row")).collect()
+}
+
+/// Each slot of the grid of seconds is in one row, and in no other.
+fn is_one_grid(slots: &[Slots]) {
+    for (slot, next) in slots.iter().zip(&slots[1..]) {
+        assert_eq!(slot.last + SECOND, next.first, "{slots:#?}");
+    }
+    for slot in slots {
+        assert_eq!(slot.last, slot.first + (slot.count - 1) * SECOND, "{slots:#?}");
+        assert_eq!(slot.made.is_some(), slot.outcome == "enqueued", "{slots:#?}");
+    }
 }
 
 fn count(instance: &Instance, query: &str) -> i64 {
@@ -67,14 +78,10 @@ fn slots_that_pass_while_the_executor_stands_still_are_told_of_and_not_made_up_f
     }
     wait::until_true("the entry to run on", PATIENCE, || runs() >= before + 3);
 
-    let slots = occurrences(&instance);
-    // One grid, each slot of it in one row, and each job in its own slot: none is made up for.
-    for (slot, next) in slots.iter().zip(&slots[1..]) {
-        assert_eq!(slot.last + SECOND, next.first, "{slots:#?}");
-    }
+    let slots = occurrences(&instance, "a");
+    is_one_grid(&slots);
+    // Each job in its own slot: none is made up for.
     for slot in &slots {
-        assert_eq!(slot.last, slot.first + (slot.count - 1) * SECOND, "{slots:#?}");
-        assert_eq!(slot.made.is_some(), slot.outcome == "enqueued", "{slots:#?}");
         assert!(slot.made.is_none_or(|made| (slot.first..slot.first + SECOND).contains(&made)), "{slots:#?}");
     }
     let missed =
@@ -83,6 +90,41 @@ fn slots_that_pass_while_the_executor_stands_still_are_told_of_and_not_made_up_f
     assert!(slots.iter().filter(missed).map(|slot| slot.count).sum::<i64>() >= 2, "{slots:#?}");
     assert_eq!(count(&instance, "SELECT count(*) FROM job_queue"), runs(), "{slots:#?}");
     assert!(!instance.log().contains("the clock was set"), "{}", instance.log());
+}
+
+#[test]
+fn what_passed_while_nothing_ran_is_caught_up_with_as_the_entry_says() {
+    let schedules = "schedules:\n  - { id: none, every: 1s }\n  - { id: one, every: 1s, catch_up: run_once }\n  - { id: \
+                     all, every: 1s, catch_up: run_all, jitter: 300ms }";
+    let mut instance = Setup::new().without_vault().plugin_with("witness", schedules).start();
+    let jobs = |instance: &Instance, key: &str| {
+        count(instance, &format!("SELECT count(*) FROM job_queue WHERE dedupe_key GLOB 'witness:poll:{key}'"))
+    };
+    let all_run = |instance: &Instance| {
+        let before = ["none", "one", "all"].map(|entry| jobs(instance, entry));
+        wait::until_true("each entry to run", PATIENCE, || {
+            ["none", "one", "all"].iter().zip(before).all(|(entry, before)| jobs(instance, entry) >= before + 2)
+        });
+    };
+    all_run(&instance);
+    for (program, signal) in [("ductile", Signal::TERM), ("ductile-executor", Signal::KILL)] {
+        let caught_up = ["none:*", "one:*", "all:*"].map(|key| jobs(&instance, key));
+        instance.restart(program, signal, || {
+            let start = Instant::now();
+            wait::until_true("some slots to pass", PATIENCE, || start.elapsed() >= Duration::from_millis(3200));
+        });
+        all_run(&instance);
+        let [none, one, all] = ["none:*", "one:*", "all:*"].map(|key| jobs(&instance, key));
+        assert_eq!((none, one), (0, caught_up[1] + 1), "after {program}");
+        assert!((3..=6).contains(&(all - caught_up[2])), "{all} after {program}, {} before", caught_up[2]);
+    }
+    for entry in ["none", "one", "all"] {
+        let slots = occurrences(&instance, entry);
+        is_one_grid(&slots);
+        // A slot that ran twice would have left a job that no row names.
+        let named = i64::try_from(slots.iter().filter(|slot| slot.made.is_some()).count()).expect("a few");
+        assert_eq!(jobs(&instance, entry) + jobs(&instance, &format!("{entry}:*")), named, "{entry}: {slots:#?}");
+    }
 }
 
 /// Says how the run of `judged` that comes next, or waits, is to end.
