@@ -19,7 +19,7 @@ impl Dispatcher {
     pub(super) fn show_schedules(&self, count: u32, answer: Answer) {
         let count = usize::try_from(count.min(100)).unwrap_or(100);
         let time = now();
-        let shown = self.schedules.entries.iter().map(|Planned { entry, record, .. }| gateway::Schedule {
+        let shown = self.schedules.entries.iter().map(|Planned { entry, record, ran, .. }| gateway::Schedule {
             plugin: entry.plugin.to_string(),
             schedule_id: entry.id.clone(),
             command: entry.command.to_string(),
@@ -27,7 +27,7 @@ impl Dispatcher {
             status: record.as_ref().map_or(Status::Active, |record| record.status).as_str().to_owned(),
             reason: record.as_ref().and_then(|record| record.reason.clone()),
             timezone: entry.zone_name.clone(),
-            next: preview(entry, record.as_ref(), time, count),
+            next: preview(entry, record.as_ref(), time, count, ran),
         });
         answer.send(Reply::Schedules(shown.collect()));
     }

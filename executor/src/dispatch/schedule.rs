@@ -23,6 +23,7 @@ use crate::queue::ready::Queued;
 use crate::schedule::catch_up::{self, catch_up};
 use crate::schedule::entry::{Entry, Timing};
 use crate::schedule::next::{Situation, Step, step};
+use crate::schedule::ran::Ran;
 use crate::schedule::record::{Occurrence, Outcome, Record};
 use crate::store::StoreError;
 use crate::store::write::{BreakerChange, CancelOwn, NewJob, Scheduling, Urgency, Write};
@@ -51,7 +52,8 @@ type Target = (PluginName, CommandName);
 pub(super) struct Looked {
     pub(super) index: usize,
     pub(super) record: Record,
-    pub(super) jobs: Vec<Queued>,
+    /// Each with its slot.
+    pub(super) jobs: Vec<(Timestamp, Queued)>,
     /// The jobs that end to make room, and those of them that waited for a worker.
     pub(super) ending: Vec<(JobId, Option<Queued>)>,
     /// Newly blocked, for this reason.
@@ -80,8 +82,8 @@ pub(super) struct Planned {
     is_caught_up: bool,
     /// It was looked at since the start.
     is_seen: bool,
-    /// Slots that were run and lay ahead when the clock had gone back.
-    ran: Vec<Timestamp>,
+    /// Its slots that became jobs, as far as they may come again.
+    pub(super) ran: Ran,
 }
 
 impl Schedules {
@@ -115,7 +117,7 @@ impl Schedules {
                 schedules.breakers.insert((plugin, command), breaker);
             }
         }
-        let mut records = reader.schedule_entries()?;
+        let mut records = reader.schedule_entries(now())?;
         for (index, entry) in entries.into_iter().enumerate() {
             let key = entry.key();
             schedules.entries.push(Planned {
@@ -128,7 +130,7 @@ impl Schedules {
                 is_firing: false,
                 is_caught_up: false,
                 is_seen: false,
-                ran: Vec::new(),
+                ran: Ran::default(),
             });
             schedules.by_key.insert(key, index);
             schedules.fresh.insert(index);
@@ -186,14 +188,11 @@ impl Dispatcher {
         self.schedules.fresh.extend(0..self.schedules.entries.len());
     }
 
-    /// Finds what an entry had run when the clock had gone further.
+    /// Finds what every entry has run and may come upon again.
     pub(super) fn read_ran(&mut self, time: Timestamp) {
         for Planned { entry, record, ran, .. } in &mut self.schedules.entries {
-            let is_ahead = |at: Option<Timestamp>| at.is_some_and(|at| at > time);
-            if record.as_ref().is_none_or(|record| !is_ahead(record.last_slot_at) && !is_ahead(record.last_fired_at)) {
-                continue;
-            }
-            match self.reader.slots_run_after(entry.plugin.as_str(), &entry.id, time) {
+            let floor = Ran::floor(entry, record.as_ref(), time);
+            match self.reader.slots_run(entry.plugin.as_str(), &entry.id, floor) {
                 Ok(slots) => *ran = slots,
                 Err(error) => {
                     log(Level::Error, "schedule read failed", &[("error", (&shared::log::chain(&error)).into())]);
@@ -207,12 +206,8 @@ impl Dispatcher {
         if planned.is_writing {
             return;
         }
-        let record = planned.record.clone();
-        let step = if planned.is_caught_up {
-            step(&planned.entry, record, &self.situation(planned, time))
-        } else {
-            catch_up(&planned.entry, record, time, random_fraction(), self.missed_reason(planned))
-        };
+        let look = if planned.is_caught_up { step } else { catch_up };
+        let step = look(&planned.entry, planned.record.clone(), &self.situation(planned, time));
         self.carry_out(index, step, time);
     }
 
@@ -232,7 +227,7 @@ impl Dispatcher {
             gate,
             is_supported: self.catalog.usable(plugin).is_some_and(|known| known.command(command).is_some()),
             jitter: random_fraction(),
-            ran: planned.ran.iter().copied().filter(|slot| *slot > time).collect(),
+            ran: planned.ran.clone(),
             missed: self.missed_reason(planned),
         }
     }
@@ -268,7 +263,8 @@ impl Dispatcher {
         };
         let max_attempts = known.map_or(DEFAULT_MAX_ATTEMPTS, |known| known.conf.retry.max_attempts);
         let mut occurrences = step.occurrences;
-        let (mut jobs, mut rows): (Vec<Queued>, Vec<(NewJob, Option<Check>)>) = (Vec::new(), Vec::new());
+        let mut jobs: Vec<(Timestamp, Queued)> = Vec::new();
+        let mut rows: Vec<(NewJob, Option<Check>)> = Vec::new();
         for fire in step.fires {
             let check = if fire.is_catch_up { Check::new(Some(&fire.key), window, time) } else { None };
             let queued = Queued {
@@ -287,7 +283,7 @@ impl Dispatcher {
             let outcome = Outcome::Enqueued { job_id: queued.job_id.clone() };
             occurrences.push(Occurrence { slot_at: fire.slot_at, until_at: fire.slot_at, slots: 1, outcome });
             rows.push((new_job(&queued, self.snapshot.as_ref()), check));
-            jobs.push(queued);
+            jobs.push((fire.slot_at, queued));
         }
         occurrences.sort_by_key(|occurrence| occurrence.slot_at);
         let ending = if step.cancel_outstanding { self.end_own(index) } else { Vec::new() };
@@ -339,6 +335,7 @@ impl Dispatcher {
         let Looked { index, record, jobs, ending, skipped, probe_of, is_catch_up, answer } = looked;
         let planned = &mut self.schedules.entries[index];
         let next_run_at = record.next_run_at;
+        planned.ran.forget_before(Ran::floor(&planned.entry, Some(&record), now()));
         planned.record = Some(record);
         planned.is_writing = false;
         planned.is_firing = false;
@@ -361,12 +358,14 @@ impl Dispatcher {
         for (job_id, waiting) in ending.into_iter().filter(|(job_id, _)| !cancelled.contains(job_id)) {
             self.ends_not(&job_id, waiting);
         }
-        for job in jobs {
+        for (slot, job) in jobs {
             if let Some((_, found)) = duplicates.iter().find(|(id, _)| *id == job.job_id) {
                 log_duplicate(found);
                 continue;
             }
-            self.schedules.entries[index].outstanding.insert(job.job_id.clone());
+            let planned = &mut self.schedules.entries[index];
+            planned.ran.add(slot);
+            planned.outstanding.insert(job.job_id.clone());
             self.publish_scheduled(&job, &entry.id);
             self.depth += 1;
             self.enqueue(job);

@@ -7,6 +7,7 @@ pub mod cron;
 pub mod entry;
 pub mod next;
 pub mod preview;
+pub mod ran;
 pub mod record;
 pub mod window;
 

@@ -5,6 +5,7 @@
 use shared::time::Timestamp;
 
 use super::entry::{Entry, IfRunning, Timing};
+use super::ran::Ran;
 use super::record::{Occurrence, Outcome, Record, Status};
 use super::slots::{self, Slot};
 use super::window;
@@ -22,9 +23,8 @@ pub struct Situation {
     pub is_supported: bool,
     /// Drawn by the caller, in 0..=1.
     pub jitter: f64,
-    /// Slots later than now that were run before the clock went back, in order; they are not run
-    /// again.
-    pub ran: Vec<Timestamp>,
+    /// What ran is not run again.
+    pub ran: Ran,
     /// Why slots that passed since the last look were not run.
     pub missed: &'static str,
 }
@@ -103,9 +103,10 @@ fn taken_up(entry: &Entry, record: Option<Record>, situation: &Situation) -> Rec
         record.last_success_at = None;
         record.next_run_at = None;
     }
-    // Told of before the clock went back: the slots until then are new ones.
-    if record.status != Status::Exhausted && record.last_slot_at.is_some_and(|last| last > situation.now) {
-        record.last_slot_at = None;
+    // One that ran would be exhausted, and arming it again clears this: another mode ran.
+    let is_after = matches!(entry.timing, Timing::After(_)) && record.status != Status::Exhausted;
+    if is_after && record.last_fired_at.take().is_some() {
+        record.next_run_at = None;
     }
     match record.status {
         Status::Active | Status::PausedInvalid if !is_supported => {
@@ -176,17 +177,18 @@ impl Step {
     /// From the slot that is due to the last one that has come; those between were missed. `None`
     /// while the jitter of that one has not passed.
     fn reach(&mut self, entry: &Entry, pending: Slot, situation: &Situation) -> Option<Timestamp> {
-        let latest = slots::latest(entry, pending.at, situation.now);
+        let ran = &situation.ran;
+        let latest = slots::latest(entry, pending.at, situation.now, ran);
         if latest <= pending.at {
             return Some(pending.at);
         }
         // The pending one has a row already when it was blocked.
-        let first = if self.has_row(pending.at) {
-            slots::following(entry, pending.at, pending.at, 0.0).map_or(latest, |slot| slot.at)
+        let first = if self.record.last_slot_at == Some(pending.at) {
+            slots::following(entry, pending.at, pending.at, 0.0, ran).map_or(latest, |slot| slot.at)
         } else {
             pending.at
         };
-        self.missed(entry, first, latest, situation.missed);
+        self.missed(entry, first, latest, situation);
         let start = match &entry.timing {
             Timing::Every { interval, jitter } => latest.plus(slots::drawn(*interval, *jitter, situation.jitter)),
             _ => latest,
@@ -199,17 +201,13 @@ impl Step {
         Some(latest)
     }
 
-    /// A row for the slots from `first` on that come before `end`.
-    pub(super) fn missed(&mut self, entry: &Entry, first: Timestamp, end: Timestamp, reason: &'static str) {
-        if let Some(run) = slots::between(entry, first, end) {
-            let outcome = Outcome::Missed { reason };
+    /// Rows for the slots from `first` on that come before `end`, but for those that ran.
+    pub(super) fn missed(&mut self, entry: &Entry, first: Timestamp, end: Timestamp, situation: &Situation) {
+        for run in slots::not_run(entry, first, end, &situation.ran) {
+            let outcome = Outcome::Missed { reason: situation.missed };
             self.occurrences.push(Occurrence { slot_at: run.first, until_at: run.last, slots: run.count, outcome });
             self.record.last_slot_at = Some(run.last);
         }
-    }
-
-    fn has_row(&self, slot: Timestamp) -> bool {
-        self.record.last_slot_at.is_some_and(|last| last >= slot)
     }
 
     fn block(&mut self, entry: &Entry, slot: Timestamp, block: &Block, situation: &Situation) {
@@ -219,7 +217,7 @@ impl Step {
             self.record.last_slot_at = Some(slot);
             self.skipped = Some(block.reason);
         }
-        let next = slots::following(entry, slot, situation.now, 0.0).map(|slot| slot.at);
+        let next = slots::following(entry, slot, situation.now, 0.0, &situation.ran).map(|slot| slot.at);
         self.wake_at = [block.until.filter(|until| *until > situation.now), next].into_iter().flatten().min();
         self.is_blocked = true;
     }
@@ -232,11 +230,7 @@ impl Step {
         }
         self.record.last_fired_at = Some(situation.now);
         self.record.last_slot_at = Some(slot);
-        let mut next = slots::following(entry, slot, situation.now, situation.jitter);
-        while let Some(ran) = next.filter(|next| situation.ran.contains(&next.at)) {
-            next = slots::following(entry, ran.at, ran.at, situation.jitter);
-        }
-        match next {
+        match slots::following(entry, slot, situation.now, situation.jitter, &situation.ran) {
             Some(next) => self.record.next_run_at = Some(next.start),
             None if matches!(entry.timing, Timing::At(_) | Timing::After(_)) => {
                 self.record.status = Status::Exhausted;
@@ -256,5 +250,6 @@ pub fn rearm(entry: &Entry, record: Record, now: Timestamp) -> Record {
         Timing::After(delay) => Some(now.plus(*delay)),
         Timing::Every { .. } | Timing::Cron(_) => None,
     };
-    Record { status: Status::Active, reason: None, next_run_at, ..record }
+    let last_fired_at = record.last_fired_at.filter(|_| !matches!(entry.timing, Timing::After(_)));
+    Record { status: Status::Active, reason: None, last_fired_at, next_run_at, ..record }
 }

@@ -2,7 +2,9 @@
 
 use shared::time::{Millis, Timestamp};
 
+use super::cron::Cron;
 use super::entry::{Entry, Timing};
+use super::ran::Ran;
 use super::record::Record;
 
 /// Slots that passed are counted up to these; more are one row that says as many.
@@ -25,29 +27,25 @@ pub(super) struct Run {
 }
 
 /// The slot that is next, or due, by the record; `jitter` in 0..=1 is for a slot whose start is not
-/// drawn yet, and a slot of `ran` is not taken again.
-pub(super) fn pending(entry: &Entry, record: &Record, now: Timestamp, jitter: f64, ran: &[Timestamp]) -> Option<Slot> {
+/// drawn yet, and a slot that ran is not taken again. A next start that the timing can not have is
+/// that of another timing under the same id, and does not hold.
+pub(super) fn pending(entry: &Entry, record: &Record, now: Timestamp, jitter: f64, ran: &Ran) -> Option<Slot> {
     match &entry.timing {
-        Timing::Every { interval, jitter: most } => Some(pending_every(record, now, *interval, *most, jitter)),
+        Timing::Every { interval, jitter: most } => Some(pending_every(record, now, *interval, *most, jitter, ran)),
         Timing::Cron(cron) => {
-            let mut newer = cron.next_after(now);
-            while let Some(at) = newer.filter(|at| ran.binary_search(at).is_ok()) {
-                newer = cron.next_after(at);
-            }
-            let minute = Timestamp::from_unix_nanos(now.unix_nanos() - now.unix_nanos().rem_euclid(60_000_000_000) - 1);
-            let at = match record.next_run_at {
-                // One that comes first: the expression was changed, or the clock went back.
-                Some(next) if next > now => Some(newer.map_or(next, |newer| newer.min(next))),
-                Some(next) => Some(next),
+            let is_first = record.last_slot_at.is_none_or(|last| last > now);
+            let from = match record.next_run_at {
+                Some(next) if next <= now && is_slot(entry, next, next) => just_before(next),
                 // The very first look: the minute that is may match.
-                None if record.last_slot_at.is_none() => cron.next_after(minute).filter(|at| *at <= now).or(newer),
-                None => newer,
+                None if is_first => just_before(minute(now)),
+                _ => now,
             };
-            at.map(|at| Slot { at, start: at })
+            first_new(cron, from, ran).map(|at| Slot { at, start: at })
         }
         Timing::At(at) => {
-            let has_run = record.last_fired_at.is_some();
-            let at = if has_run { record.next_run_at.unwrap_or(*at) } else { *at };
+            // Armed again when it was past: the time of the arming.
+            let rearmed = record.next_run_at.filter(|next| next > at && *next <= now);
+            let at = rearmed.unwrap_or(*at);
             Some(Slot { at, start: at })
         }
         Timing::After(delay) => {
@@ -58,29 +56,72 @@ pub(super) fn pending(entry: &Entry, record: &Record, now: Timestamp, jitter: f6
     }
 }
 
-/// The slot after this one, seen from `now`: the first after both.
-pub(super) fn following(entry: &Entry, slot: Timestamp, now: Timestamp, jitter: f64) -> Option<Slot> {
+/// The slot after this one, seen from `now`: the first after both that did not run; `None` where
+/// there is none before 2262.
+pub(super) fn following(entry: &Entry, slot: Timestamp, now: Timestamp, jitter: f64, ran: &Ran) -> Option<Slot> {
     match &entry.timing {
         Timing::Every { interval, jitter: most } => {
-            let at = grid_floor(slot, *interval, now.max(slot)).plus(*interval);
-            Some(Slot { at, start: at.plus(drawn(*interval, *most, jitter)) })
+            let mut at = grid_floor(slot, *interval, now.max(slot)).plus(*interval);
+            while ran.contains(at) {
+                at = at.plus(*interval);
+            }
+            let is_later = at > now.max(slot);
+            is_later.then(|| Slot { at, start: at.plus(drawn(*interval, *most, jitter)) })
         }
-        Timing::Cron(cron) => cron.next_after(now.max(slot)).map(|at| Slot { at, start: at }),
+        Timing::Cron(cron) => first_new(cron, now.max(slot), ran).map(|at| Slot { at, start: at }),
         Timing::At(_) | Timing::After(_) => None,
     }
 }
 
-/// The last slot that is not after `now`, from `slot` on.
-pub(super) fn latest(entry: &Entry, slot: Timestamp, now: Timestamp) -> Timestamp {
-    match &entry.timing {
-        Timing::Every { interval, .. } => grid_floor(slot, *interval, now.max(slot)),
-        Timing::Cron(cron) => cron.latest_between(slot, now).unwrap_or(slot),
+/// The last slot that is not after `now` and did not run, from `slot` on.
+pub(super) fn latest(entry: &Entry, slot: Timestamp, now: Timestamp, ran: &Ran) -> Timestamp {
+    let latest = |until: Timestamp| match &entry.timing {
+        Timing::Every { interval, .. } => grid_floor(slot, *interval, until.max(slot)),
+        Timing::Cron(cron) => cron.latest_between(slot, until).unwrap_or(slot),
         Timing::At(_) | Timing::After(_) => slot,
+    };
+    let mut at = latest(now);
+    while at > slot && ran.contains(at) {
+        at = latest(just_before(at));
+    }
+    at
+}
+
+/// The first slot of the expression after `from` that did not run.
+fn first_new(cron: &Cron, from: Timestamp, ran: &Ran) -> Option<Timestamp> {
+    let mut at = cron.next_after(from);
+    while let Some(known) = at.filter(|at| ran.contains(*at)) {
+        at = cron.next_after(known);
+    }
+    at
+}
+
+/// Whether `at` is a slot where `point` is one.
+fn is_slot(entry: &Entry, point: Timestamp, at: Timestamp) -> bool {
+    match &entry.timing {
+        Timing::Every { interval, .. } => grid_floor(point, *interval, at) == at,
+        Timing::Cron(cron) => cron.next_after(just_before(at)) == Some(at),
+        Timing::At(_) | Timing::After(_) => at == point,
     }
 }
 
+/// The slots from `first` on that come before `end` and did not run, in as few pieces as there are.
+pub(super) fn not_run(entry: &Entry, first: Timestamp, end: Timestamp, ran: &Ran) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut from = first;
+    for slot in ran.within(first, end) {
+        if *slot >= from && is_slot(entry, from, *slot) {
+            runs.extend(between(entry, from, *slot));
+            let Some(next) = following(entry, *slot, *slot, 0.0, ran) else { return runs };
+            from = next.at;
+        }
+    }
+    runs.extend(between(entry, from, end));
+    runs
+}
+
 /// The slots from `first` on that come before `end`.
-pub(super) fn between(entry: &Entry, first: Timestamp, end: Timestamp) -> Option<Run> {
+fn between(entry: &Entry, first: Timestamp, end: Timestamp) -> Option<Run> {
     if first >= end {
         return None;
     }
@@ -95,8 +136,7 @@ pub(super) fn between(entry: &Entry, first: Timestamp, end: Timestamp) -> Option
             let mut run = Run { first, last: first, count: 1 };
             while let Some(next) = cron.next_after(run.last).filter(|next| *next < end) {
                 if run.count == COUNTED {
-                    let before = Timestamp::from_unix_nanos(end.unix_nanos().saturating_sub(1));
-                    run.last = cron.latest_between(run.last, before).unwrap_or(run.last);
+                    run.last = cron.latest_between(run.last, just_before(end)).unwrap_or(run.last);
                     break;
                 }
                 run = Run { first, last: next, count: run.count + 1 };
@@ -107,20 +147,33 @@ pub(super) fn between(entry: &Entry, first: Timestamp, end: Timestamp) -> Option
     }
 }
 
-fn pending_every(record: &Record, now: Timestamp, interval: Millis, most: Millis, jitter: f64) -> Slot {
-    let anew = Slot { at: now, start: now };
+fn pending_every(record: &Record, now: Timestamp, interval: Millis, most: Millis, jitter: f64, ran: &Ran) -> Slot {
+    // From `at`, or from the first slot after it that did not run.
+    let from = |at: Timestamp, start: Option<Timestamp>| {
+        let mut new = at;
+        while ran.contains(new) {
+            new = new.plus(interval);
+        }
+        let start = start.filter(|_| new == at);
+        Slot { at: new, start: start.unwrap_or_else(|| new.plus(drawn(interval, most, jitter))) }
+    };
+    let anew = || from(now, Some(now));
+    // The grid goes on from there, also where the clock went back behind it.
+    let Some(grid) = record.last_slot_at.or(record.last_fired_at) else { return anew() };
     let Some(start) = record.next_run_at else {
-        // Never fired, or its command was changed.
-        let Some(last) = record.last_slot_at.or(record.last_fired_at).filter(|last| *last <= now) else { return anew };
-        let at = grid_floor(last, interval, now).plus(interval);
-        return Slot { at, start: at.plus(drawn(interval, most, jitter)) };
+        // Its command was changed.
+        return if grid <= now { from(grid_floor(grid, interval, now).plus(interval), None) } else { anew() };
     };
     // Further ahead than any slot can be: the clock went back, or the interval is shorter now.
     if start > now.plus(interval).plus(most.min(interval)) {
-        return anew;
+        return anew();
     }
-    let grid = record.last_slot_at.or(record.last_fired_at).unwrap_or(start);
-    Slot { at: grid_floor(grid, interval, start), start }
+    let at = grid_floor(grid, interval, start);
+    // What it has a row for is over, unless it waits for what blocks it: the interval is longer now.
+    if start > now && record.last_slot_at.is_some_and(|last| at <= last && last <= now) {
+        return from(at.plus(interval), None);
+    }
+    from(at, Some(start))
 }
 
 /// The last point at or before `at` of the grid through `point`.
@@ -143,4 +196,17 @@ pub(super) fn drawn(interval: Millis, most: Millis, jitter: f64) -> Millis {
 /// At least one, so that nothing divides by it in vain.
 fn nanos(interval: Millis) -> u64 {
     interval.0.max(1).saturating_mul(1_000_000).min(u64::try_from(i64::MAX).unwrap_or(u64::MAX))
+}
+
+/// When the minute of `at` began.
+fn minute(at: Timestamp) -> Timestamp {
+    Timestamp::from_unix_nanos(at.unix_nanos() - at.unix_nanos().rem_euclid(60_000_000_000))
+}
+
+fn just_before(at: Timestamp) -> Timestamp {
+    Timestamp::from_unix_nanos(at.unix_nanos().saturating_sub(1))
+}
+
+pub(super) fn just_after(at: Timestamp) -> Timestamp {
+    Timestamp::from_unix_nanos(at.unix_nanos().saturating_add(1))
 }

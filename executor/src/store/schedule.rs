@@ -16,6 +16,7 @@ use super::read::Reader;
 use super::write::{Applied, CancelOwn, Scheduling};
 use super::{breaker, cancel};
 use crate::queue::dedupe::Duplicate;
+use crate::schedule::ran::Ran;
 use crate::schedule::record::{Occurrence, Outcome, Record, Status};
 
 /// Why a slot of catch-up made no job.
@@ -94,9 +95,9 @@ fn store_record(connection: &Connection, wanted: &Scheduling, at: &str) -> rusql
     Ok(())
 }
 
-/// A row for the slot, or one more slot in the row before it. A slot that was skipped may still be
-/// run until its next replaces it, so the newest one always has a row of its own: it joins the row
-/// before it when it is the newest no more.
+/// A row for the slot, or one more slot in the row before it; a row that names a job stays. A slot
+/// that was skipped may still be run until its next replaces it, so the newest one always has a row
+/// of its own: it joins the row before it when it is the newest no more.
 fn store_occurrence(
     connection: &Connection,
     wanted: &Scheduling,
@@ -116,7 +117,7 @@ fn store_occurrence(
         "INSERT INTO schedule_occurrences (plugin, schedule_id, slot_at, until_at, slots, outcome, reason, job_id, \
          recorded_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
          ON CONFLICT (plugin, schedule_id, slot_at) DO UPDATE SET until_at = ?4, slots = ?5, outcome = ?6, \
-         reason = ?7, job_id = ?8, recorded_at = ?9",
+         reason = ?7, job_id = ?8, recorded_at = ?9 WHERE outcome <> 'enqueued'",
     )?;
     let until_at = occurrence.until_at.to_string();
     statement.execute(params![
@@ -177,40 +178,38 @@ fn join_newest(connection: &Connection, wanted: &Scheduling, slot_at: &str) -> r
 
 impl Reader {
     /// What is stored of every entry, by plugin and schedule id; entries that are configured no more
-    /// are among them.
+    /// are among them. Where the clock went back, the slots that have come since are what counts.
     ///
     /// # Errors
     /// `StoreError`, as for every call here, when the database can not be read.
-    pub fn schedule_entries(&self) -> Result<HashMap<(String, String), Record>, StoreError> {
+    pub fn schedule_entries(&self, now: Timestamp) -> Result<HashMap<(String, String), Record>, StoreError> {
         let read = || -> rusqlite::Result<HashMap<(String, String), Record>> {
             let mut statement = self.connection().prepare_cached(
                 "SELECT plugin, schedule_id, command, status, reason, last_fired_at, last_success_job_id, \
-                 last_success_at, next_run_at, (SELECT until_at FROM schedule_occurrences o \
-                 WHERE o.plugin = e.plugin AND o.schedule_id = e.schedule_id ORDER BY slot_at DESC LIMIT 1) \
+                 last_success_at, next_run_at, coalesce(\
+                 (SELECT until_at FROM schedule_occurrences o WHERE o.plugin = e.plugin \
+                 AND o.schedule_id = e.schedule_id AND slot_at <= ?1 ORDER BY slot_at DESC LIMIT 1), \
+                 (SELECT until_at FROM schedule_occurrences o WHERE o.plugin = e.plugin \
+                 AND o.schedule_id = e.schedule_id ORDER BY slot_at LIMIT 1)) \
                  FROM schedule_entries e",
             )?;
-            statement.query_map([], |row| Ok(((row.get(0)?, row.get(1)?), record(row)?)))?.collect()
+            statement.query_map([now.to_string()], |row| Ok(((row.get(0)?, row.get(1)?), record(row)?)))?.collect()
         };
         read().map_err(|e| StoreError::sqlite("read the schedule entries", e))
     }
 
-    /// The slots of an entry later than `time` that became jobs, in order; not more than there can be
-    /// in a week of minutes.
+    /// The slots of an entry from `floor` on that became jobs; not more than there can be in a week
+    /// of five seconds each.
     ///
     /// # Errors
     /// `StoreError`.
-    pub fn slots_run_after(
-        &self,
-        plugin: &str,
-        schedule_id: &str,
-        time: Timestamp,
-    ) -> Result<Vec<Timestamp>, StoreError> {
+    pub fn slots_run(&self, plugin: &str, schedule_id: &str, floor: Timestamp) -> Result<Ran, StoreError> {
         let read = || -> rusqlite::Result<Vec<String>> {
             let mut statement = self.connection().prepare_cached(
-                "SELECT slot_at FROM schedule_occurrences WHERE plugin = ?1 AND schedule_id = ?2 AND slot_at > ?3 \
-                 AND outcome = 'enqueued' ORDER BY slot_at LIMIT 10080",
+                "SELECT slot_at FROM schedule_occurrences WHERE plugin = ?1 AND schedule_id = ?2 AND slot_at >= ?3 \
+                 AND outcome = 'enqueued' ORDER BY slot_at LIMIT 120960",
             )?;
-            statement.query_map(params![plugin, schedule_id, time.to_string()], |row| row.get(0))?.collect()
+            statement.query_map(params![plugin, schedule_id, floor.to_string()], |row| row.get(0))?.collect()
         };
         let slots = read().map_err(|e| StoreError::sqlite("read the slots of a schedule entry", e))?;
         Ok(slots.iter().filter_map(|slot| Timestamp::parse(slot)).collect())

@@ -7,6 +7,7 @@ use shared::wire::gateway::JobStatus::{Failed, Succeeded};
 
 use crate::queue::breaker::{Breaker, Rule, State};
 use crate::queue::dedupe::Check;
+use crate::schedule::ran::Ran;
 use crate::schedule::record::{Occurrence, Outcome, Record, Status};
 use crate::store::write::{Applied, BreakerChange, CancelOwn, Completion, NewJob, Scheduling, Write};
 
@@ -58,23 +59,23 @@ fn a_look_is_stored_whole_and_read_again() {
         ("queued", ["enqueued job-1 1".to_owned()].as_slice())
     );
     let reader = home.store.reader().expect("a reader");
-    let records = reader.schedule_entries().expect("read");
+    let records = reader.schedule_entries(at(1000)).expect("read");
     let record = &records[&("echo".to_owned(), "a".to_owned())];
     assert_eq!((record.status, record.next_run_at, record.last_slot_at), (Status::Active, Some(at(60)), Some(at(0))));
     assert_eq!(reader.outstanding_of("echo:poll:a", "ductile").expect("read"), [job_id("job-1")]);
     assert!(reader.outstanding_of("echo:poll:a", "other").expect("read").is_empty());
-    assert_eq!(reader.slots_run_after("echo", "a", at(-1)).expect("read"), [at(0)]);
+    assert_eq!(reader.slots_run("echo", "a", at(-1)).expect("read"), Ran::from_iter([at(0)]));
     assert_eq!(reader.active_of("ductile").expect("read")[0].dedupe_key.as_deref(), Some("echo:poll:a"));
     // A success of its job is its success, and a later look does not take it back.
     let entry = Some(("echo".to_owned(), "a".to_owned()));
     let end = Completion { claim: Some(claim("job-1", 1)), entry, ..ended("job-1", 1, Succeeded) };
     assert_eq!(home.apply(complete(end)), just_completed());
     stored(&home, look(Vec::new(), Vec::new()));
-    let records = reader.schedule_entries().expect("read");
+    let records = reader.schedule_entries(at(1000)).expect("read");
     assert_eq!(records[&("echo".to_owned(), "a".to_owned())].last_success_job_id.as_deref(), Some("job-1"));
     // But for one that finds another command under its id.
     stored(&home, Scheduling { record: Record::new("sync"), ..look(Vec::new(), Vec::new()) });
-    let records = reader.schedule_entries().expect("read");
+    let records = reader.schedule_entries(at(1000)).expect("read");
     let record = &records[&("echo".to_owned(), "a".to_owned())];
     assert_eq!((record.last_success_job_id.as_deref(), record.last_success_at), (None, None));
 }
@@ -93,6 +94,36 @@ fn slots_that_say_the_same_share_a_row_and_the_newest_may_still_run() {
     let expected =
         ["skipped already_running 2", "enqueued job-1 1", "skipped circuit_open 1", "skipped already_running 1"];
     assert_eq!(rows(&home), expected);
+}
+
+#[test]
+fn a_row_that_names_a_job_is_never_replaced() {
+    let home = Home::new("schedules-enqueued");
+    stored(&home, look(vec![run(60, "job-1")], vec![(own("job-1"), None)]));
+    let missed =
+        Occurrence { until_at: at(120), slots: 2, outcome: Outcome::Missed { reason: "late" }, ..run(60, "job-2") };
+    for told in [skipped(60, "already_running"), missed, run(60, "job-2")] {
+        stored(&home, look(vec![told], Vec::new()));
+        assert_eq!(rows(&home), ["enqueued job-1 1"]);
+    }
+}
+
+#[test]
+fn slots_that_ran_and_the_newest_slot_are_read_as_of_a_time() {
+    let home = Home::new("schedules-ran");
+    for second in [0, 60, 180, 240] {
+        let id = format!("job-{second}");
+        stored(&home, look(vec![run(second, &id)], vec![(own(&id), None)]));
+    }
+    stored(&home, look(vec![skipped(120, "already_running")], Vec::new()));
+    let reader = home.store.reader().expect("a reader");
+    let ran = |floor: i64| reader.slots_run("echo", "a", at(floor)).expect("read");
+    assert_eq!(ran(130), Ran::from_iter([180, 240].map(at)));
+    assert_eq!(ran(180), Ran::from_iter([180, 240].map(at)));
+    assert_eq!(ran(-1), Ran::from_iter([0, 60, 180, 240].map(at)));
+    let newest =
+        |now: i64| reader.schedule_entries(at(now)).expect("read")[&("echo".to_owned(), "a".to_owned())].last_slot_at;
+    assert_eq!([1000, 130, -5].map(newest), [240, 120, 0].map(|second| Some(at(second))));
 }
 
 #[test]
@@ -179,7 +210,7 @@ fn rows_of_another_program_are_read_as_far_as_they_go() {
         )
         .expect("filled");
     let reader = home.store.reader().expect("a reader");
-    let record = &reader.schedule_entries().expect("read")[&("echo".to_owned(), "a".to_owned())];
+    let record = &reader.schedule_entries(at(1000)).expect("read")[&("echo".to_owned(), "a".to_owned())];
     assert_eq!((record.status, record.next_run_at), (Status::Active, None));
     assert!(record.last_fired_at.is_some());
     let breaker = &reader.breakers().expect("read")[&("echo".to_owned(), "poll".to_owned())];
