@@ -10,7 +10,7 @@ use super::schedule::{Looked, Planned};
 use crate::ipc::Answer;
 use crate::logging::{log, now};
 use crate::schedule::next;
-use crate::schedule::preview::preview;
+use crate::schedule::preview::{NOTHING_AHEAD, preview};
 use crate::schedule::record::{Record, Status};
 use crate::store::write::Scheduling;
 
@@ -19,15 +19,21 @@ impl Dispatcher {
     pub(super) fn show_schedules(&self, count: u32, answer: Answer) {
         let count = usize::try_from(count.min(100)).unwrap_or(100);
         let time = now();
-        let shown = self.schedules.entries.iter().map(|Planned { entry, record, ran, .. }| gateway::Schedule {
-            plugin: entry.plugin.to_string(),
-            schedule_id: entry.id.clone(),
-            command: entry.command.to_string(),
-            mode: entry.timing.mode().to_owned(),
-            status: record.as_ref().map_or(Status::Active, |record| record.status).as_str().to_owned(),
-            reason: record.as_ref().and_then(|record| record.reason.clone()),
-            timezone: entry.zone_name.clone(),
-            next: preview(entry, record.as_ref(), time, count, ran),
+        let shown = self.schedules.entries.iter().map(|Planned { entry, record, ran, .. }| {
+            let next = preview(entry, record.as_ref(), time, count, ran);
+            let status = record.as_ref().map_or(Status::Active, |record| record.status);
+            let is_without = status == Status::Active && count > 0 && next.is_empty();
+            let reason = record.as_ref().and_then(|record| record.reason.clone());
+            gateway::Schedule {
+                plugin: entry.plugin.to_string(),
+                schedule_id: entry.id.clone(),
+                command: entry.command.to_string(),
+                mode: entry.timing.mode().to_owned(),
+                status: status.as_str().to_owned(),
+                reason: reason.or_else(|| is_without.then(|| NOTHING_AHEAD.to_owned())),
+                timezone: entry.zone_name.clone(),
+                next,
+            }
         });
         answer.send(Reply::Schedules(shown.collect()));
     }

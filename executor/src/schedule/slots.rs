@@ -65,7 +65,7 @@ pub(super) fn following(entry: &Entry, slot: Timestamp, now: Timestamp, jitter: 
             while ran.contains(at) {
                 at = at.plus(*interval);
             }
-            let is_later = at > now.max(slot);
+            let is_later = at > now.max(slot) && at.unix_nanos() < i64::MAX;
             is_later.then(|| Slot { at, start: at.plus(drawn(*interval, *most, jitter)) })
         }
         Timing::Cron(cron) => first_new(cron, now.max(slot), ran).map(|at| Slot { at, start: at }),

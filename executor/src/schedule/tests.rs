@@ -478,6 +478,44 @@ fn a_preview_shows_the_next_starts() {
     assert!(show(&self::entry(Timing::At(at(0))), Some(&never), 3).is_empty());
 }
 
+#[test]
+fn a_preview_of_an_entry_that_is_mostly_kept_from_running_is_short_work() {
+    let show = |entry: &Entry, record: Option<&Record>, now: i64, ran: &[i64]| {
+        let ran = ran.iter().copied().map(at).collect();
+        preview(entry, record, at(now), 3, &ran).into_iter().map(seconds).collect::<Vec<_>>()
+    };
+    let window = |entry: Entry| Entry { only_between: Window::parse("09:00-10:00").ok(), ..entry };
+    // More slots than anyone would look at lie before the window.
+    let entry = window(every(5));
+    let record = Record {
+        next_run_at: Some(at(10 * HOUR + 2)),
+        last_slot_at: Some(at(10 * HOUR - 3)),
+        last_fired_at: Some(at(10 * HOUR - 3)),
+        ..Record::new("poll")
+    };
+    // The last slot before it waits for it.
+    let opens = DAY + 9 * HOUR;
+    assert_eq!(show(&entry, Some(&record), 10 * HOUR, &[]), [opens, opens + 2, opens + 7]);
+    assert_eq!(show(&window(cron("*/7 * * * *")), None, 10 * HOUR, &[]), [opens, opens + 7 * 60, opens + 14 * 60]);
+    // The window opens on days alone on which the entry has no slot that is left.
+    let sunday = ["mon", "tue", "wed", "thu", "fri", "sat"];
+    let mut not_on = Weekdays::default();
+    sunday.iter().for_each(|day| not_on.leave_out(day).expect("a day"));
+    let weekly = [6, 13, 20].map(|day| day * DAY + 9 * HOUR);
+    assert_eq!(show(&Entry { not_on, ..window(cron("0 9 * * *")) }, None, 0, &[]), weekly);
+    // Never.
+    not_on.leave_out("sun").expect("a day");
+    assert!(show(&Entry { not_on, ..every(1) }, None, 0, &[]).is_empty());
+    // Until the end of all times.
+    let record = Record::new("poll");
+    let decades = preview(&every(3650 * DAY), Some(&record), at(0), 100, &Ran::default());
+    assert_eq!((decades.len(), decades.first()), (24, Some(&at(0))));
+    // What ran is not to come.
+    let hourly = Record { next_run_at: Some(at(HOUR)), last_slot_at: Some(at(0)), ..Record::new("poll") };
+    let hours = [HOUR, 4 * HOUR, 5 * HOUR];
+    assert_eq!(show(&cron("0 * * * *"), Some(&hourly), 30, &[2 * HOUR, 3 * HOUR]), hours);
+}
+
 /// Random looks, blocks and restarts, the clock only going forward: the grid has no hole.
 #[test]
 fn a_random_walk_leaves_no_slot_untold() {
