@@ -1,5 +1,5 @@
-//! `GET /scheduler/jobs` (`spec/api.md` 6.5): the schedule entries, each with the next start that
-//! the scheduler has recorded.
+//! `GET /scheduler/jobs` (`spec/api.md` 6.5): the schedule entries, each with its next start as
+//! projected by time, window and days.
 
 use std::sync::Arc;
 use std::time::Duration;
