@@ -27,7 +27,7 @@ fn shown(instance: &Instance) -> Vec<Value> {
 }
 
 #[test]
-fn the_next_starts_are_those_that_the_scheduler_has_recorded() {
+fn the_next_starts_are_those_that_the_api_shows() {
     let instance = Setup::new().plugin_with("tiny", QUIET).start();
     let jobs = shown(&instance);
     assert_eq!(jobs.len(), 2, "{jobs:?}");

@@ -131,6 +131,7 @@ impl Dispatcher {
         // First in the writer's order.
         self.writer.submit(ticket, write, Urgency::Now);
         let admission = if is_early {
+            self.began_early = true;
             let run = self.number();
             let payload = queued.payload.take();
             let told = queued.clone();

@@ -190,6 +190,8 @@ pub struct Dispatcher {
     waiting: usize,
     /// When the log's lines are written.
     log_due: Option<Instant>,
+    /// In this turn a process was begun beside its admission.
+    began_early: bool,
     /// Admissions in the writer whose jobs do not run yet.
     unstarted: usize,
     /// The writer can not write: nothing new is claimed, and what is unwritten is tried again then.
@@ -259,6 +261,7 @@ impl Dispatcher {
             waiters: HashMap::new(),
             waiting: 0,
             log_due: None,
+            began_early: false,
             unstarted: 0,
             writer_failing: None,
             stopping: None,
@@ -293,8 +296,10 @@ impl Dispatcher {
             }
             self.tick();
             self.fill();
-            // What was begun goes to the spawner first: it and the writer can then use two CPUs.
-            tokio::task::yield_now().await;
+            if std::mem::take(&mut self.began_early) {
+                // The spawner hears of it before the writer does: the two can then use two CPUs.
+                tokio::task::yield_now().await;
+            }
             self.writer.wake();
             // What rests is looked at when it goes on; a time that has come would wake for nothing.
             let entry = self.schedules.next_wake().filter(|_| !self.rests());

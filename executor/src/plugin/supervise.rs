@@ -129,6 +129,8 @@ impl Supervisor {
 
 /// A run between its spawn request and the end of its pipes.
 struct Run {
+    /// What was not told of yet: a run that is over at once is told of once.
+    pid: Option<u32>,
     request: Vec<u8>,
     is_held: bool,
     /// Of a held run that has been spawned.
@@ -280,6 +282,7 @@ impl<R: Fn(RunEvent)> Task<R> {
             Command::Start(start) => {
                 let Start { spawn, request, is_held } = *start;
                 let run = Run {
+                    pid: None,
                     request,
                     is_held,
                     held: None,
@@ -321,7 +324,10 @@ impl<R: Fn(RunEvent)> Task<R> {
             }
             Reply::Ended { run, exit, timed_out, leftovers } => {
                 if let Some(entry) = self.runs.remove(&run) {
-                    let Run { mut stdout, mut stderr, secret_names_count, .. } = entry;
+                    let Run { pid, mut stdout, mut stderr, secret_names_count, .. } = entry;
+                    if let Some(pid) = pid {
+                        (self.report)(RunEvent::Spawned { run, pid });
+                    }
                     stdout.read_rest(&mut self.chunk);
                     stderr.read_rest(&mut self.chunk);
                     (self.report)(RunEvent::Ended(Box::new(Ended {
@@ -357,6 +363,7 @@ impl<R: Fn(RunEvent)> Task<R> {
         entry.stdout.pipe = Output::Unwatched(stdout);
         entry.stderr.pipe = Output::Unwatched(stderr);
         entry.secret_names_count = secrets;
+        entry.pid = Some(pid);
         if !prefixed {
             entry.request.insert(0, b'{');
         }
@@ -368,7 +375,6 @@ impl<R: Fn(RunEvent)> Task<R> {
         if self.alarm.is_none() {
             self.alarm = Some(Box::pin(tokio::time::sleep_until((entry.started + READ_AFTER).into())));
         }
-        (self.report)(RunEvent::Spawned { run, pid });
         Ok(())
     }
 
@@ -379,12 +385,15 @@ impl<R: Fn(RunEvent)> Task<R> {
         {
             let now = Instant::now();
             let mut next: Option<Instant> = None;
-            for run in self.runs.values_mut() {
+            for (id, run) in &mut self.runs {
                 if !matches!((&run.stdout.pipe, &run.stderr.pipe), (Output::Unwatched(_), Output::Unwatched(_))) {
                     continue;
                 }
                 let due = run.started + READ_AFTER;
                 if due <= now {
+                    if let Some(pid) = run.pid.take() {
+                        (self.report)(RunEvent::Spawned { run: *id, pid });
+                    }
                     run.stdout.watch()?;
                     run.stderr.watch()?;
                 } else {

@@ -220,7 +220,7 @@ pub struct Schedule {
     pub reason: Option<String>,
     /// As written.
     pub timezone: Option<String>,
-    /// The next starts, the first one as the scheduler has recorded it.
+    /// The next starts, projected by time, window and days.
     pub next: Vec<Timestamp>,
 }
 

@@ -149,7 +149,7 @@ fn a_cancel_reaches_the_executor_and_its_answer_the_caller() {
 }
 
 #[test]
-fn schedule_entries_are_shown_as_they_are_recorded() {
+fn schedule_entries_are_shown_as_they_stand() {
     let mut launched = Launched::start(&with_tokens());
     let entry = |id: &str, status: &str, reason: Option<&str>, next: &[i64]| Schedule {
         plugin: "echo".to_owned(),
