@@ -155,7 +155,7 @@ impl Dispatcher {
             && self.is_next(job)
     }
 
-    /// The job is durable: answer, and let it wait for a worker, or have it what it waits for.
+    /// The job is durable: answer; then its process gets its request, or it waits for a worker.
     pub(super) fn admitted(&mut self, admission: Admission) {
         let Admission { queued, answer, wait, run, preflight_error } = admission;
         self.depth += 1;
