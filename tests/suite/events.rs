@@ -164,3 +164,27 @@ fn under_systemd_ids_go_on_over_a_restart_of_the_executor() {
         }
     });
 }
+
+#[test]
+fn a_job_that_can_not_begin_is_told_of_with_its_reason() {
+    let instance = start();
+    // As another program may leave it; the plugin's first run reads it.
+    let foreign = rusqlite::Connection::open(&instance.database).expect("open the database");
+    foreign.execute("INSERT INTO plugin_state (plugin_name, state) VALUES ('tiny', 'no JSON')", []).expect("a row");
+    drop(foreign);
+    let mut stream = open(&instance, None);
+    let id = instance.trigger("tiny", "poll", "");
+    let (mut told, mut reason) = (Vec::new(), serde_json::Value::Null);
+    while told.last().is_none_or(|kind| kind != "job.failed") {
+        let event = stream.next_event().expect("the stream goes on");
+        if event.data["job_id"] == id {
+            if event.kind == "job.preflight" {
+                assert_eq!(event.data["decision"], "fail", "{event:?}");
+                reason = event.data["reason"].clone();
+            }
+            told.push(event.kind);
+        }
+    }
+    assert_eq!(told, ["job.enqueued", "job.started", "job.preflight", "job.failed"]);
+    assert_eq!(reason, instance.last_error(&id));
+}

@@ -177,3 +177,16 @@ fn entries_that_share_a_breaker_get_one_probe_between_them() {
                  FROM circuit_breaker_transitions WHERE reason = 'cooldown_elapsed')";
     assert_eq!(count(extra), 0, "{}", instance.log());
 }
+
+#[test]
+fn an_entry_for_a_command_that_is_not_there_is_found_by_the_check_and_refused_by_the_start() {
+    let keys = "schedules:\n  - { id: odd, every: 1h, command: pol }";
+    let prepared = Setup::new().without_vault().plugin_with("tiny", keys).prepare();
+    let wrong = "plugin \"tiny\" schedule \"odd\" references unsupported command \"pol\"";
+    let config = prepared.config.display().to_string();
+    let (code, out, err) = prepared.told(&["config", "check", "--config", &config]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(out.contains(&format!("ERROR [schedule] plugins.tiny.schedules[0].command: {wrong}")), "{out}{err}");
+    let ended = prepared.run_to_end();
+    assert!(ended.status.code() == Some(1) && ended.stderr.contains(wrong), "{}{}", ended.stderr, ended.log);
+}
