@@ -4,9 +4,9 @@
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 
 use rustix::event::epoll;
-use std::os::fd::OwnedFd;
 use tests::site::Site;
 
 use crate::load;

@@ -198,9 +198,15 @@ impl Instance {
 
     /// The pid of a program, or of a plugin, below the launcher.
     pub fn pid_now(&self, program: &str) -> Option<u32> {
+        self.pids(program).first().copied()
+    }
+
+    /// Those of all its processes.
+    pub fn pids(&self, program: &str) -> Vec<u32> {
         // The kernel keeps 15 bytes of a name.
         let name = &program[..program.len().min(15)];
-        procs::tree(self.launcher.id()).into_iter().find(|pid| procs::name(*pid).as_deref() == Some(name))
+        let tree = procs::tree(self.launcher.id());
+        tree.into_iter().filter(|pid| procs::name(*pid).as_deref() == Some(name)).collect()
     }
 
     /// The same of one that must be there.

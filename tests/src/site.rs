@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::command::{command, run_with};
+use crate::event_stream::EventStream;
 use crate::http::{self, Response};
 use crate::{plugins, wait};
 
@@ -321,6 +322,34 @@ impl Site {
         let ledger = rusqlite::Connection::open_with_flags(&self.database, flags).expect("open the ledger");
         ledger.busy_timeout(PATIENCE).expect("set the time-out");
         ledger
+    }
+
+    /// The one number of a query over the ledger.
+    ///
+    /// # Panics
+    /// When it gives none.
+    pub fn count(&self, query: &str) -> i64 {
+        self.ledger().query_row(query, [], |row| row.get(0)).expect("a count")
+    }
+
+    /// The stream of events from behind one, with the site's own token.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn events(&self, after: Option<u64>) -> EventStream {
+        let bearer = format!("Bearer {}", self.token);
+        let after = after.map(|id| id.to_string());
+        let mut headers = vec![("Authorization", bearer.as_str())];
+        headers.extend(after.iter().map(|id| ("Last-Event-ID", id.as_str())));
+        EventStream::open(self.address, "/events", &headers).unwrap_or_else(|response| panic!("{response:?}"))
+    }
+
+    /// Lets every run of the plugin `holder` end.
+    ///
+    /// # Panics
+    /// When it can not be told.
+    pub fn release_holders(&self) {
+        fs::write(self.plugin_root.join("holder/release"), "").expect("release the plugin");
     }
 
     /// Database, its side files, vault and journal: what lies on the disk.

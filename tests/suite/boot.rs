@@ -95,7 +95,7 @@ fn a_stop_gives_running_jobs_their_grace() {
     wait::until("the plugin to run", PATIENCE, || instance.pid_now("holder"));
     procs::signal(instance.launcher(), Signal::TERM);
     wait::until_true("the executor to be asked", PATIENCE, || instance.log().contains("received shutdown signal"));
-    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.release_holders();
     let database = instance.database.clone();
     let (ended, status) = instance.ended_keeping(|| {
         let ledger = rusqlite::Connection::open(database).expect("open the ledger");

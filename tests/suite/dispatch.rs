@@ -32,7 +32,7 @@ fn a_caller_who_waits_gets_the_result_of_a_job_that_ends_during_the_stop() {
     wait::until_true("the executor to be asked", PATIENCE, || instance.log().contains("received shutdown signal"));
     // What comes from here on is refused, not lost.
     assert_eq!(instance.request("POST", "/plugin/holder/poll", "").status, 503);
-    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.release_holders();
     let response = caller.join().expect("an answer");
     assert_eq!(response.status, 200, "{}", response.body);
     assert!(response.body.contains("released"), "{}", response.body);
@@ -55,7 +55,7 @@ fn a_stop_that_waits_for_a_job_is_idle_meanwhile() {
     wait::until_true("some slots to pass", PATIENCE, || start.elapsed() >= Duration::from_secs(3));
     let used = procs::cpu(executor) - before;
     assert!(used < Duration::from_secs(1), "{used:?} of CPU in 3 s");
-    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.release_holders();
     let ended = instance.ended();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
 }
@@ -77,4 +77,25 @@ fn a_spawner_that_stands_still_does_not_hold_up_the_end() {
     assert!(procs::signal(spawner, Signal::CONT));
     let ended = instance.ended();
     assert!(ended.log.contains("\"msg\":\"ductile stopped\""), "{}", ended.log);
+}
+
+#[test]
+fn a_retry_that_is_due_does_not_wait_behind_newer_jobs() {
+    const NEWER: usize = 600;
+    let keys = "uses: witness\nparallelism: 1\nretry: { max_attempts: 2, backoff_base: 1s }";
+    let instance = Setup::new().without_vault().plugin("witness").plugin_with("slow", keys).start();
+    let first = instance.trigger("slow", "poll", r#"{"fail":1}"#);
+    wait::until_true("the first attempt to fail", PATIENCE, || {
+        instance.count("SELECT count(*) FROM job_log WHERE status = 'failed'") == 1
+    });
+    for _ in 0..NEWER {
+        instance.trigger("slow", "poll", r#"{"ms":10}"#);
+    }
+    assert_eq!(instance.finished(&first)["status"], "failed");
+    let before = instance.count(&format!(
+        "SELECT count(*) FROM job_queue WHERE started_at < \
+         (SELECT created_at FROM job_attempts WHERE job_id = '{first}' AND attempt = 2)"
+    ));
+    // A lane is filled anew by itself only when it is nearly empty.
+    assert!(before < 300, "{before} newer jobs ran before it");
 }

@@ -3,22 +3,13 @@
 use rustix::process::Signal;
 use tests::event_stream::EventStream;
 use tests::instance::Instance;
-use tests::site::{PATIENCE, Setup, Site};
+use tests::site::{PATIENCE, Setup};
 use tests::unit_set::under_systemd;
 use tests::{procs, wait};
 
-/// Opens a stream from behind an event.
-fn open(site: &Site, after: Option<u64>) -> EventStream {
-    let bearer = format!("Bearer {}", site.token);
-    let after = after.map(|id| id.to_string());
-    let mut headers = vec![("Authorization", bearer.as_str())];
-    headers.extend(after.iter().map(|id| ("Last-Event-ID", id.as_str())));
-    EventStream::open(site.address, "/events", &headers).unwrap_or_else(|response| panic!("{response:?}"))
-}
-
 /// Reads up to the end of a job and gives the ids of its start and its end.
 fn watched(stream: &mut EventStream, job: &str) -> (u64, u64) {
-    let mut started = None;
+    let (mut started, mut pid) = (None, None);
     let mut last = 0;
     loop {
         let event = stream.next_event().expect("the stream goes on");
@@ -33,7 +24,9 @@ fn watched(stream: &mut EventStream, job: &str) -> (u64, u64) {
                 assert_eq!((&event.data["attempt"], &event.data["parent_job_id"]), (&1.into(), &"".into()));
                 started = Some(event.id);
             }
+            "plugin.spawned" => pid = event.data["pid"].as_u64(),
             "job.completed" => {
+                assert!(pid.is_some(), "ended without having begun: {event:?}");
                 assert_eq!((&event.data["plugin"], &event.data["status"]), (&"tiny".into(), &"succeeded".into()));
                 assert!(event.data["duration_ms"].is_u64(), "{event:?}");
                 return (started.expect("a job starts before it ends"), event.id);
@@ -50,12 +43,12 @@ fn start() -> Instance {
 #[test]
 fn a_job_is_seen_live_and_again_from_any_point() {
     let instance = start();
-    let mut live = open(&instance, None);
+    let mut live = instance.events(None);
     let first = instance.trigger("tiny", "poll", "");
     let (started, ended) = watched(&mut live, &first);
     assert!(started < ended);
 
-    let mut later = open(&instance, Some(started));
+    let mut later = instance.events(Some(started));
     let event = later.next_event().expect("an event");
     assert_eq!(event.id, started + 1, "{event:?}");
     // Both see what comes now, the one from its replay on.
@@ -70,7 +63,7 @@ fn a_job_is_seen_live_and_again_from_any_point() {
 #[test]
 fn the_end_of_a_job_by_its_operator_is_an_event() {
     let instance = Setup::new().plugin_with("holder", "timeouts: { poll: 120s }").start();
-    let mut stream = open(&instance, None);
+    let mut stream = instance.events(None);
     let id = instance.trigger("holder", "poll", "");
     let mut started = false;
     loop {
@@ -99,7 +92,7 @@ fn the_end_of_a_job_by_its_operator_is_an_event() {
 #[test]
 fn a_cursor_of_another_life_holds_nothing_back() {
     let instance = start();
-    let mut stream = open(&instance, Some(u64::MAX));
+    let mut stream = instance.events(Some(u64::MAX));
     let job = instance.trigger("tiny", "poll", "");
     let (started, ended) = watched(&mut stream, &job);
     assert!(started < ended);
@@ -123,7 +116,7 @@ fn who_may_not_see_events_does_not() {
 fn a_reader_that_does_not_read_holds_nobody_up() {
     const JOBS: usize = 400;
     let instance = start();
-    let mut idle = open(&instance, None);
+    let mut idle = instance.events(None);
     let jobs: Vec<_> = (0..JOBS).map(|_| instance.trigger("tiny", "poll", "")).collect();
     for job in &jobs {
         assert_eq!(instance.finished(job)["status"], "succeeded");
@@ -145,7 +138,7 @@ fn a_reader_that_does_not_read_holds_nobody_up() {
 fn under_systemd_ids_go_on_over_a_restart_of_the_executor() {
     under_systemd("events::under_systemd_ids_go_on_over_a_restart_of_the_executor", || {
         let set = Setup::new().plugin("tiny").start_units();
-        let mut stream = open(&set, None);
+        let mut stream = set.events(None);
         let first = set.trigger("tiny", "poll", "");
         let (_, ended) = watched(&mut stream, &first);
         procs::signal(set.pid("ductile-executor"), Signal::KILL);
@@ -153,7 +146,7 @@ fn under_systemd_ids_go_on_over_a_restart_of_the_executor() {
             assert!(event.id > ended, "{event:?}");
         }
         wait::until_true("the executor to come back", PATIENCE, || set.is_healthy());
-        let mut stream = open(&set, Some(ended));
+        let mut stream = set.events(Some(ended));
         let second = set.trigger("tiny", "poll", "");
         loop {
             let event = stream.next_event().expect("the stream goes on");
@@ -172,7 +165,7 @@ fn a_job_that_can_not_begin_is_told_of_with_its_reason() {
     let foreign = rusqlite::Connection::open(&instance.database).expect("open the database");
     foreign.execute("INSERT INTO plugin_state (plugin_name, state) VALUES ('tiny', 'no JSON')", []).expect("a row");
     drop(foreign);
-    let mut stream = open(&instance, None);
+    let mut stream = instance.events(None);
     let id = instance.trigger("tiny", "poll", "");
     let (mut told, mut reason) = (Vec::new(), serde_json::Value::Null);
     while told.last().is_none_or(|kind| kind != "job.failed") {

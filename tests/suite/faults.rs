@@ -20,7 +20,6 @@ struct Faulty {
     fault: Option<Undo>,
     instance: Instance,
     accepted: Vec<String>,
-    launcher: u32,
 }
 
 fn prepare() -> Prepared {
@@ -31,8 +30,7 @@ impl Faulty {
     /// Started, with two jobs that run until they are released and some that have ended.
     fn start(prepared: Prepared, fault: Option<Undo>) -> Self {
         let instance = prepared.start();
-        let launcher = instance.launcher();
-        let mut faulty = Self { fault, instance, accepted: Vec::new(), launcher };
+        let mut faulty = Self { fault, instance, accepted: Vec::new() };
         for _ in 0..2 {
             let id = faulty.instance.trigger("holder", "poll", "");
             faulty.accepted.push(id);
@@ -47,8 +45,7 @@ impl Faulty {
     }
 
     fn holders(&self) -> usize {
-        let is_holder = |pid: &u32| procs::name(*pid).as_deref() == Some("holder");
-        procs::tree(self.launcher).into_iter().filter(is_holder).count()
+        self.instance.pids("holder").len()
     }
 
     /// Triggers a job; whether it was accepted. The only other answer is that of a database that
@@ -80,7 +77,7 @@ impl Faulty {
     }
 
     fn release(&self) {
-        fs::write(self.instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+        self.instance.release_holders();
         wait::until_true("both jobs to end", PATIENCE, || self.holders() == 0);
     }
 

@@ -43,10 +43,6 @@ fn hold(instance: &Instance) -> (String, u32) {
     (id, wait::until("the plugin to run", PATIENCE, || instance.pid_now("holder")))
 }
 
-fn release(instance: &Instance) {
-    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
-}
-
 #[test]
 fn a_failed_job_runs_once_more_with_its_payload_or_another() {
     let instance = start();
@@ -113,7 +109,7 @@ fn what_can_not_be_retried_is_refused() {
 
     let (running, _) = hold(&instance);
     answer(&instance, &format!("/job/{running}/retry"), "", 409, "job is not finished");
-    release(&instance);
+    instance.release_holders();
     assert_eq!(instance.finished(&running)["status"], "succeeded");
     retry(&instance, &running, "");
 }
@@ -149,7 +145,7 @@ fn a_queued_job_is_ended_and_never_runs() {
     assert_eq!(instance.run(&["job", "cancel", &other], b""), format!("Cancelled job {other}\n"));
     let response = instance.request("POST", &format!("/job/{queued}/cancel"), "");
     assert_eq!((response.status, &json(&response)["status"]), (200, &Value::from("dead")));
-    release(&instance);
+    instance.release_holders();
     assert_eq!(instance.finished(&running)["status"], "succeeded");
     assert_eq!(instance.run_job("tiny", "")["status"], "succeeded");
     for id in [queued, other] {
@@ -175,7 +171,7 @@ fn one_outstanding_job_of_a_key_is_enough() {
     answer(&instance, &format!("/job/{old}/retry"), "", 409, &text);
     instance.refuses(&["job", "retry", &old], &format!("Error: {text}"));
     // Only what is outstanding counts: a success before is no reason not to repeat it.
-    release(&instance);
+    instance.release_holders();
     assert_eq!(instance.finished(&new)["status"], "succeeded");
     retry(&instance, &old, "");
 }

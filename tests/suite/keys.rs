@@ -10,19 +10,8 @@ use tests::{procs, wait};
 const THREE: &str = "- name: after\n  on: witnessed\n  from_plugin: witness\n  steps:\n  \
                      - split: [{id: one, uses: holder}, {id: two, uses: holder}, {id: three, uses: other}]";
 
-/// Processes of `holder`.
-fn holders(instance: &Instance) -> Vec<u32> {
-    let tree = procs::tree(instance.launcher());
-    tree.into_iter().filter(|pid| procs::name(*pid).as_deref() == Some("holder")).collect()
-}
-
 fn count(instance: &Instance, condition: &str) -> i64 {
-    let query = format!("SELECT count(*) FROM job_queue WHERE {condition}");
-    instance.ledger().query_row(&query, [], |row| row.get(0)).expect("a count")
-}
-
-fn release(instance: &Instance) {
-    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.count(&format!("SELECT count(*) FROM job_queue WHERE {condition}"))
 }
 
 #[test]
@@ -44,24 +33,24 @@ fn two_steps_of_one_event_run_one_after_the_other_and_another_plugin_beside_them
     wait::until_true("one of the two to run", PATIENCE, || {
         let running = shared("plugin = 'holder' AND status = 'running'");
         assert!(running < 2, "{running} side by side\n{}", instance.log());
-        running == 1 && holders(&instance).len() == 1
+        running == 1 && instance.pids("holder").len() == 1
     });
     // There is room for more: the same command without a key, and another command, run at once.
     for command in ["poll", "handle"] {
-        let before = holders(&instance).len();
+        let before = instance.pids("holder").len();
         instance.trigger("holder", command, "");
-        wait::until_true("a job without the key to run", PATIENCE, || holders(&instance).len() == before + 1);
+        wait::until_true("a job without the key to run", PATIENCE, || instance.pids("holder").len() == before + 1);
     }
     assert_eq!(shared("plugin = 'holder' AND status = 'queued'"), 1, "{}", instance.log());
-    assert_eq!(holders(&instance).len(), 3);
+    assert_eq!(instance.pids("holder").len(), 3);
 
-    release(&instance);
+    instance.release_holders();
     wait::until_true("every job to end", PATIENCE, || count(&instance, "status IN ('queued', 'running')") == 0);
     assert_eq!(count(&instance, "status = 'succeeded'"), 6);
     let beside = "SELECT count(*) FROM job_queue a JOIN job_queue b \
                   ON a.dedupe_key = b.dedupe_key AND a.plugin = b.plugin AND a.command = b.command AND a.id < b.id \
                   WHERE a.started_at < b.completed_at AND b.started_at < a.completed_at";
-    assert_eq!(instance.ledger().query_row(beside, [], |row| row.get::<_, i64>(0)), Ok(0));
+    assert_eq!(instance.count(beside), 0);
 }
 
 #[test]
@@ -90,7 +79,7 @@ fn a_cancelled_run_holds_its_key_until_its_process_has_ended() {
     assert!(procs::signal(pid, Signal::CONT));
     wait::until_true("the next of the key to run", PATIENCE, || instance.job(&new)["status"] == "running");
     assert!(!procs::lives(pid), "{}", instance.log());
-    release(&instance);
+    instance.release_holders();
     for id in [new, beside] {
         assert_eq!(instance.finished(&id)["status"], "succeeded");
     }

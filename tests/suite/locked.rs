@@ -35,14 +35,6 @@ fn past_the_careful_start(instance: &Instance) {
     });
 }
 
-fn running(instance: &Instance, name: &str) -> usize {
-    procs::tree(instance.launcher()).into_iter().filter(|pid| procs::name(*pid).as_deref() == Some(name)).count()
-}
-
-fn rows(instance: &Instance, sql: &str) -> i64 {
-    instance.ledger().query_row(sql, [], |row| row.get(0)).expect("a count")
-}
-
 fn runs(instance: &Instance) -> String {
     fs::read_to_string(instance.plugin_root.join("witness/runs")).unwrap_or_default()
 }
@@ -62,8 +54,8 @@ fn a_process_starts_beside_the_admission_and_is_asked_after_it() {
     past_the_careful_start(&instance);
     let lock = Lock::take(&instance);
     let answer = meanwhile(&instance, "/plugin/witness/poll", || {
-        wait::until_true("the process to start", PATIENCE, || running(&instance, "witness") == 1);
-        assert_eq!((rows(&instance, "SELECT count(*) FROM job_queue"), runs(&instance)), (0, String::new()));
+        wait::until_true("the process to start", PATIENCE, || instance.pids("witness").len() == 1);
+        assert_eq!((instance.count("SELECT count(*) FROM job_queue"), runs(&instance)), (0, String::new()));
         lock.give_back();
     });
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -79,12 +71,12 @@ fn a_job_that_is_not_accepted_is_never_asked_and_holds_no_place() {
     past_the_careful_start(&instance);
     let lock = Lock::take(&instance);
     let answer = meanwhile(&instance, "/plugin/witness/poll", || {
-        wait::until_true("the process to start", PATIENCE, || running(&instance, "witness") == 1);
+        wait::until_true("the process to start", PATIENCE, || instance.pids("witness").len() == 1);
     });
     assert_eq!((answer.status, answer.header("retry-after").as_deref()), (503, Some("1")), "{answer:?}");
-    wait::until_true("the process to end", PATIENCE, || running(&instance, "witness") == 0);
+    wait::until_true("the process to end", PATIENCE, || instance.pids("witness").is_empty());
     lock.give_back();
-    assert_eq!((rows(&instance, "SELECT count(*) FROM job_queue"), runs(&instance)), (0, String::new()));
+    assert_eq!((instance.count("SELECT count(*) FROM job_queue"), runs(&instance)), (0, String::new()));
     let id = wait::until("a job to be accepted", PATIENCE, || {
         let answer = instance.request("POST", "/plugin/witness/poll", "");
         (answer.status == 202).then(|| json(&answer)["job_id"].as_str().expect("an id").to_owned())
@@ -99,16 +91,16 @@ fn a_job_that_is_not_accepted_is_never_asked_and_holds_no_place() {
 fn a_waiting_job_that_is_being_cancelled_starts_no_more() {
     let instance = Setup::new().without_vault().plugin_with("holder", "parallelism: 1").start();
     let (first, second) = (instance.trigger("holder", "poll", ""), instance.trigger("holder", "poll", ""));
-    wait::until_true("the first to run", PATIENCE, || running(&instance, "holder") == 1);
-    wait::until_true("its claim to be written", PATIENCE, || rows(&instance, "SELECT count(*) FROM job_attempts") == 1);
+    wait::until_true("the first to run", PATIENCE, || instance.pids("holder").len() == 1);
+    wait::until_true("its claim to be written", PATIENCE, || instance.count("SELECT count(*) FROM job_attempts") == 1);
     let lock = Lock::take(&instance);
     let mut caller = Connection::open(instance.address);
     let bearer = format!("Bearer {}", instance.token);
     caller.send("POST", &format!("/job/{second}/cancel"), &[("authorization", &bearer)], None);
     // What is asked later is answered later: the executor has the cancel.
     assert_eq!(instance.job(&second)["status"], "queued");
-    fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
-    wait::until_true("the first to end", PATIENCE, || running(&instance, "holder") == 0);
+    instance.release_holders();
+    wait::until_true("the first to end", PATIENCE, || instance.pids("holder").is_empty());
     lock.give_back();
     let answer = caller.response();
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -125,8 +117,8 @@ fn schedules_go_on_by_themselves_while_a_long_job_runs() {
     let schedules = "schedules:\n  - { id: a, every: 8s }";
     let instance = Setup::new().without_vault().workers(3).plugin("holder").plugin_with("witness", schedules).start();
     instance.trigger("holder", "poll", "");
-    wait::until_true("the long job to run", PATIENCE, || running(&instance, "holder") == 1);
-    let fired = || rows(&instance, "SELECT count(*) FROM schedule_occurrences WHERE outcome = 'enqueued'");
+    wait::until_true("the long job to run", PATIENCE, || instance.pids("holder").len() == 1);
+    let fired = || instance.count("SELECT count(*) FROM schedule_occurrences WHERE outcome = 'enqueued'");
     wait::until_true("the entry to run", PATIENCE, || fired() > 0);
     let lock = Lock::take(&instance);
     let refused = instance.request("POST", "/plugin/witness/poll", "");
@@ -135,7 +127,7 @@ fn schedules_go_on_by_themselves_while_a_long_job_runs() {
     lock.give_back();
     // Nobody asks for anything.
     wait::until_true("the entry to run again", Duration::from_secs(8), || fired() > before);
-    assert_eq!(running(&instance, "holder"), 1);
+    assert_eq!(instance.pids("holder").len(), 1);
 }
 
 /// Reads events up to a tick from now on; the end of the job must not be among them.
@@ -156,14 +148,12 @@ fn no_end_up_to_a_tick(stream: &mut EventStream, id: &str) {
 fn the_end_of_a_job_is_told_when_it_is_in_the_database() {
     let instance = Setup::new().without_vault().plugin("holder").service("tick_interval: 500ms").start();
     past_the_careful_start(&instance);
-    let bearer = format!("Bearer {}", instance.token);
-    let stream = EventStream::open(instance.address, "/events", &[("Authorization", &bearer)]);
-    let mut stream = stream.unwrap_or_else(|response| panic!("{response:?}"));
+    let mut stream = instance.events(None);
     let id = instance.trigger("holder", "poll", "");
-    wait::until_true("the job to run", PATIENCE, || running(&instance, "holder") == 1);
-    wait::until_true("its claim to be written", PATIENCE, || rows(&instance, "SELECT count(*) FROM job_attempts") == 1);
+    wait::until_true("the job to run", PATIENCE, || instance.pids("holder").len() == 1);
+    wait::until_true("its claim to be written", PATIENCE, || instance.count("SELECT count(*) FROM job_attempts") == 1);
     let lock = Lock::take(&instance);
-    fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.release_holders();
     let has_ended = || instance.log().lines().any(|line| line.contains("\"job completed\"") && line.contains(&id));
     wait::until_true("the executor to know of the end", PATIENCE, has_ended);
     no_end_up_to_a_tick(&mut stream, &id);
@@ -171,7 +161,7 @@ fn the_end_of_a_job_is_told_when_it_is_in_the_database() {
     let failing = || instance.log().contains("database write failed");
     wait::until_true("the writer to fail", PATIENCE, failing);
     no_end_up_to_a_tick(&mut stream, &id);
-    assert_eq!(rows(&instance, "SELECT count(*) FROM job_queue WHERE status = 'running'"), 1);
+    assert_eq!(instance.count("SELECT count(*) FROM job_queue WHERE status = 'running'"), 1);
 
     lock.give_back();
     loop {
@@ -180,7 +170,7 @@ fn the_end_of_a_job_is_told_when_it_is_in_the_database() {
             break;
         }
     }
-    assert_eq!(rows(&instance, "SELECT count(*) FROM job_queue WHERE status = 'succeeded'"), 1);
+    assert_eq!(instance.count("SELECT count(*) FROM job_queue WHERE status = 'succeeded'"), 1);
 }
 
 #[test]
@@ -188,7 +178,7 @@ fn an_entry_that_is_due_wakes_nobody_while_nothing_can_be_written() {
     // The writer tries for five seconds; what is due before that is with it, what is due later is not.
     let schedules = "schedules:\n  - { id: soon, every: 1s }\n  - { id: late, every: 8s }";
     let instance = Setup::new().without_vault().plugin_with("witness", schedules).start();
-    let fired = || rows(&instance, "SELECT count(*) FROM schedule_occurrences WHERE outcome = 'enqueued'");
+    let fired = || instance.count("SELECT count(*) FROM schedule_occurrences WHERE outcome = 'enqueued'");
     wait::until_true("both entries to run", PATIENCE, || fired() >= 2);
     let query = "SELECT next_run_at FROM schedule_entries WHERE schedule_id = 'late'";
     let late: String = instance.ledger().query_row(query, [], |row| row.get(0)).expect("the entry's next slot");

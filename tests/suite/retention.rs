@@ -134,7 +134,7 @@ fn old_rows_go_in_batches_and_what_is_young_or_open_stays() {
         assert!(batches.iter().all(|rows| *rows <= BATCH), "{table}: {text}");
     }
 
-    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.release_holders();
     for id in ["running", "waiting"] {
         assert_eq!(instance.finished(id)["status"], "succeeded", "{}", instance.log());
     }

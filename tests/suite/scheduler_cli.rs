@@ -62,9 +62,7 @@ fn an_entry_that_is_over_is_made_active_again() {
     shown(&instance);
     assert_eq!(instance.run(&["system", "scheduler", "--rearm", "tiny:over"], b""), "Re-armed tiny:over.\n");
     // Its time is past, so it runs once more and is over again.
-    let count = || -> i64 {
-        instance.ledger().query_row("SELECT count(*) FROM job_queue", [], |row| row.get(0)).expect("a count")
-    };
+    let count = || instance.count("SELECT count(*) FROM job_queue");
     wait::until_true("the entry to run once more", PATIENCE, || count() == 2);
     shown(&instance);
     for unknown in ["tiny:nothing", "nobody:over", "tiny:"] {
@@ -85,7 +83,7 @@ fn scheduled_jobs_under_way_are_listed() {
     let polls = parsed(&instance, &["system", "scheduler", "--json"]);
     assert_eq!((&polls["service_name"], &polls["count"]), (&"night-watch".into(), &1.into()));
     let id = polls["active_polls"][0]["job_id"].as_str().expect("a job id").to_owned();
-    std::fs::write(instance.plugin_root.join("holder/release"), "").expect("release the plugin");
+    instance.release_holders();
     instance.finished(&id);
     let none = "Scheduler: night-watch\nActive polls: 0\n(none)\n";
     wait::until_true("the list to be empty", PATIENCE, || instance.run(&["system", "scheduler"], b"") == none);
@@ -127,12 +125,22 @@ fn an_entry_that_cancels_ends_its_own_job_and_its_process() {
     let schedules = "timeouts: { poll: 120s }\nschedules:\n  - { id: a, every: 1s, if_running: cancel }\n\
                      circuit_breaker: { threshold: 2 }";
     let instance = Setup::new().without_vault().plugin_with("holder", schedules).start();
+    let mut stream = instance.events(Some(0));
     let first = wait::until("the plugin to run", PATIENCE, || instance.pid_now("holder"));
     let dead = wait::until("a slot to end the job of the one before", PATIENCE, || {
         let query = "SELECT id FROM job_queue WHERE status = 'dead' LIMIT 1";
         instance.ledger().query_row(query, [], |row| row.get::<_, String>(0)).ok()
     });
     assert_eq!(instance.last_error(&dead), "cancelled by scheduler (if_running=cancel)");
+    // Whoever heard of the poll's start hears of its end.
+    let mut polls = Vec::new();
+    while polls.last().is_none_or(|(kind, _)| kind != "poll.completed") {
+        let event = stream.next_event().expect("the stream goes on");
+        if event.kind.starts_with("poll.") && event.data["job_id"] == dead {
+            polls.push((event.kind, event.data["status"].clone()));
+        }
+    }
+    assert_eq!(polls, [("poll.started".to_owned(), Value::Null), ("poll.completed".to_owned(), "dead".into())]);
     // Its process goes, and nothing brings the job back.
     wait::until_true("the process of the first to end", PATIENCE, || !procs::lives(first));
     assert_eq!(instance.job(&dead)["status"], "dead");
@@ -142,7 +150,7 @@ fn an_entry_that_cancels_ends_its_own_job_and_its_process() {
         .expect("a count");
     assert_eq!(rows, 1);
     // An end from outside is no failure: the breaker stays closed and the slots go on.
-    let count = |query: &str| instance.ledger().query_row(query, [], |row| row.get::<_, i64>(0)).expect("a count");
+    let count = |query: &str| instance.count(query);
     wait::until_true("more slots to do the same", PATIENCE, || {
         count("SELECT count(*) FROM job_queue WHERE status = 'dead'") >= 4
     });
@@ -167,8 +175,7 @@ fn entries_that_share_a_breaker_get_one_probe_between_them() {
     let keys = "circuit_breaker: { threshold: 2, reset_after: 300ms }\nretry: { max_attempts: 1 }\nschedules:\n  \
                 - { id: a, every: 100ms, payload: { fail: 1 } }\n  - { id: b, every: 100ms, payload: { fail: 1 } }";
     let instance = Setup::new().without_vault().workers(4).plugin_with("witness", keys).start();
-    let ledger = instance.ledger();
-    let count = |sql: &str| ledger.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a count");
+    let count = |query: &str| instance.count(query);
     let probes = "SELECT count(*) FROM circuit_breaker_transitions WHERE reason = 'cooldown_elapsed'";
     wait::until_true("some probes", PATIENCE, || count(probes) >= 4);
     // In one look at the ledger, which goes on changing.

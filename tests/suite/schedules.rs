@@ -56,15 +56,11 @@ fn is_one_grid(slots: &[Slots]) {
     }
 }
 
-fn count(instance: &Instance, query: &str) -> i64 {
-    instance.ledger().query_row(query, [], |row| row.get(0)).expect("a count")
-}
-
 #[test]
 fn slots_that_pass_while_the_executor_stands_still_are_told_of_and_not_made_up_for() {
     let schedules = "schedules:\n  - { id: a, every: 1s }";
     let instance = Setup::new().without_vault().plugin_with("witness", schedules).start();
-    let runs = || count(&instance, "SELECT count(*) FROM schedule_occurrences WHERE outcome = 'enqueued'");
+    let runs = || instance.count("SELECT count(*) FROM schedule_occurrences WHERE outcome = 'enqueued'");
     wait::until_true("the entry to run", PATIENCE, || runs() >= 2);
 
     let still = ["ductile-executor", "ductile-spawner"].map(|program| instance.pid(program));
@@ -88,7 +84,7 @@ fn slots_that_pass_while_the_executor_stands_still_are_told_of_and_not_made_up_f
         |slot: &&Slots| (slot.outcome.as_str(), slot.reason.as_deref()) == ("missed", Some("not_looked_at_in_time"));
     // Three or four passed, and the last of them may have been run.
     assert!(slots.iter().filter(missed).map(|slot| slot.count).sum::<i64>() >= 2, "{slots:#?}");
-    assert_eq!(count(&instance, "SELECT count(*) FROM job_queue"), runs(), "{slots:#?}");
+    assert_eq!(instance.count("SELECT count(*) FROM job_queue"), runs(), "{slots:#?}");
     assert!(!instance.log().contains("the clock was set"), "{}", instance.log());
 }
 
@@ -98,7 +94,7 @@ fn what_passed_while_nothing_ran_is_caught_up_with_as_the_entry_says() {
                      all, every: 1s, catch_up: run_all, jitter: 300ms }";
     let mut instance = Setup::new().without_vault().plugin_with("witness", schedules).start();
     let jobs = |instance: &Instance, key: &str| {
-        count(instance, &format!("SELECT count(*) FROM job_queue WHERE dedupe_key GLOB 'witness:poll:{key}'"))
+        instance.count(&format!("SELECT count(*) FROM job_queue WHERE dedupe_key GLOB 'witness:poll:{key}'"))
     };
     let all_run = |instance: &Instance| {
         let before = ["none", "one", "all"].map(|entry| jobs(instance, entry));
@@ -156,12 +152,10 @@ fn a_half_open_breaker_lets_one_probe_through_which_decides() {
     let prepared = Setup::new().without_vault().plugin_with("judged", keys).prepare();
     judge(&prepared.plugin_root, "fail");
     let instance = prepared.start();
-    let jobs = || count(&instance, "SELECT count(*) FROM job_queue");
+    let jobs = || instance.count("SELECT count(*) FROM job_queue");
     let changed = |change: &str| ("scheduler.circuit_state_changed".to_owned(), change.to_owned());
     let half_open = ("scheduler.circuit_half_open".to_owned(), "- - null".to_owned());
-    let bearer = format!("Bearer {}", instance.token);
-    let stream = EventStream::open(instance.address, "/events", &[("Authorization", &bearer)]);
-    let mut stream = stream.unwrap_or_else(|response| panic!("{response:?}"));
+    let mut stream = instance.events(None);
 
     assert_eq!(change(&mut stream), changed(" open 1"));
     assert_eq!(change(&mut stream), half_open);
@@ -171,9 +165,9 @@ fn a_half_open_breaker_lets_one_probe_through_which_decides() {
                    (SELECT max(slot_at) FROM schedule_occurrences WHERE outcome = 'enqueued')";
     wait::until_true("slots to pass beside the probe", PATIENCE, || {
         assert_eq!(jobs(), 2, "another job beside the probe");
-        count(&instance, blocked) >= 2
+        instance.count(blocked) >= 2
     });
-    assert_eq!(count(&instance, "SELECT count(*) FROM circuit_breakers WHERE state = 'half_open'"), 1);
+    assert_eq!(instance.count("SELECT count(*) FROM circuit_breakers WHERE state = 'half_open'"), 1);
     assert_eq!(jobs(), 2);
 
     judge(&instance.plugin_root, "fail");
@@ -184,7 +178,7 @@ fn a_half_open_breaker_lets_one_probe_through_which_decides() {
     assert_eq!(change(&mut stream), changed("half_open closed 0"));
     // Closed, it lets through what the entry itself allows.
     wait::until_true("jobs beside each other", PATIENCE, || jobs() == 6);
-    assert_eq!(count(&instance, "SELECT count(*) FROM job_queue WHERE status IN ('queued', 'running')"), 3);
+    assert_eq!(instance.count("SELECT count(*) FROM job_queue WHERE status IN ('queued', 'running')"), 3);
 
     let ledger = instance.ledger();
     let query = "SELECT coalesce(from_state, '') || ' ' || to_state || ' ' || reason || ' ' || failure_count \

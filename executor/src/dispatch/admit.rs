@@ -174,7 +174,7 @@ impl Dispatcher {
         }
         self.publish_enqueued(&queued);
         match run {
-            Some(run) => self.stands(run, &queued, preflight_error.as_deref()),
+            Some(run) => self.confirm_early(run, &queued, preflight_error.as_deref()),
             None => {
                 self.unstarted -= 1;
                 self.enqueue(queued);
@@ -186,7 +186,7 @@ impl Dispatcher {
     pub(super) fn not_admitted(&mut self, admission: Admission, kind: RefusalKind, text: impl Into<String>) {
         self.waiting -= usize::from(admission.wait.0 > 0);
         match admission.run {
-            Some(run) => self.falls(run),
+            Some(run) => self.drop_early(run),
             None => self.unstarted -= 1,
         }
         admission.answer.refuse(kind, text);
@@ -204,17 +204,18 @@ impl Dispatcher {
 
     /// Answers everybody who waits for a job that has ended.
     pub(super) fn wake_waiters(&mut self, job: &Job) {
-        for waiter in self.waiters.remove(&job.job_id).unwrap_or_default() {
-            self.waiting -= 1;
-            waiter.answer.send(Reply::Finished(job.clone()));
-        }
+        self.answer_waiters(&job.job_id, || Reply::Finished(job.clone()));
     }
 
     /// Answers `Accepted` to those who wait for a job that ends in another life of the executor.
     pub(super) fn release_waiters_of(&mut self, job_id: &JobId) {
+        self.answer_waiters(job_id, || Reply::Accepted { job_id: job_id.clone() });
+    }
+
+    fn answer_waiters(&mut self, job_id: &JobId, reply: impl Fn() -> Reply) {
         for waiter in self.waiters.remove(job_id).unwrap_or_default() {
             self.waiting -= 1;
-            waiter.answer.send(Reply::Accepted { job_id: job_id.clone() });
+            waiter.answer.send(reply());
         }
     }
 

@@ -309,7 +309,7 @@ impl Dispatcher {
     }
 
     /// The job of a run that began early is durable: its process gets its request.
-    pub(super) fn stands(&mut self, run: u64, job: &Queued, preflight_error: Option<&str>) {
+    pub(super) fn confirm_early(&mut self, run: u64, job: &Queued, preflight_error: Option<&str>) {
         self.publish_started(job);
         self.publish_preflight(job, preflight_error);
         // It may have ended without having waited for its request.
@@ -322,7 +322,7 @@ impl Dispatcher {
     }
 
     /// The job of a run that began early was not accepted: its process ends without a request.
-    pub(super) fn falls(&mut self, run: u64) {
+    pub(super) fn drop_early(&mut self, run: u64) {
         let Some(entry) = self.runs.get_mut(&run) else { return };
         entry.standing = Standing::Refused;
         let fields = [("job_id", entry.job.job_id.as_str().into()), ("plugin", entry.job.plugin.as_str().into())];

@@ -129,7 +129,7 @@ impl Dispatcher {
         if self.writer_failing.is_some() {
             return answer.refuse(RefusalKind::Storage, NOT_CANCELLED);
         }
-        let waiting = self.end_soon(job_id);
+        let waiting = self.begin_cancel(job_id);
         let cancel = Cancel { job_id: job_id.clone(), at: now(), reason: CANCELLED.to_owned() };
         let ticket = self.number();
         let cancelling = Cancelling { job_id: job_id.clone(), waiting, answer };
@@ -139,7 +139,7 @@ impl Dispatcher {
 
     /// A job is about to be marked dead: where it waits it starts no more, and what it waited as is
     /// given back; where it runs, its claim goes first, and its end counts for nothing.
-    pub(super) fn end_soon(&mut self, job_id: &JobId) -> Option<Queued> {
+    pub(super) fn begin_cancel(&mut self, job_id: &JobId) -> Option<Queued> {
         if let Some(run) = self.run_of(job_id) {
             self.write_claim(run, Urgency::Now);
             self.runs.entry(run).and_modify(|run| run.is_cancelled = true);
@@ -147,8 +147,8 @@ impl Dispatcher {
         self.ready.remove(job_id)
     }
 
-    /// A job that `end_soon` was called for lives on.
-    pub(super) fn ends_not(&mut self, job_id: &JobId, waiting: Option<Queued>) {
+    /// A job that `begin_cancel` was called for lives on.
+    pub(super) fn abandon_cancel(&mut self, job_id: &JobId, waiting: Option<Queued>) {
         if let Some(run) = self.run_of(job_id) {
             self.runs.entry(run).and_modify(|run| run.is_cancelled = false);
         }
@@ -171,7 +171,7 @@ impl Dispatcher {
     }
 
     pub(super) fn not_cancelled(&mut self, cancelling: Cancelling, kind: RefusalKind) {
-        self.ends_not(&cancelling.job_id, cancelling.waiting);
+        self.abandon_cancel(&cancelling.job_id, cancelling.waiting);
         cancelling.answer.refuse(kind, NOT_CANCELLED);
     }
 

@@ -327,7 +327,11 @@ impl Dispatcher {
     /// The jobs of an entry make room for its next.
     fn end_own(&mut self, index: usize) -> Vec<(JobId, Option<Queued>)> {
         let outstanding: Vec<JobId> = self.schedules.entries[index].outstanding.iter().cloned().collect();
-        outstanding.into_iter().map(|job_id| (self.end_soon(&job_id), job_id)).map(|(job, id)| (id, job)).collect()
+        let cancel = |job_id: JobId| {
+            let waiting = self.begin_cancel(&job_id);
+            (job_id, waiting)
+        };
+        outstanding.into_iter().map(cancel).collect()
     }
 
     /// A look is in the database.
@@ -356,7 +360,7 @@ impl Dispatcher {
             self.ended_from_outside(job_id, CANCELLED);
         }
         for (job_id, waiting) in ending.into_iter().filter(|(job_id, _)| !cancelled.contains(job_id)) {
-            self.ends_not(&job_id, waiting);
+            self.abandon_cancel(&job_id, waiting);
         }
         for (slot, job) in jobs {
             if let Some((_, found)) = duplicates.iter().find(|(id, _)| *id == job.job_id) {
@@ -385,7 +389,7 @@ impl Dispatcher {
             self.schedules.breakers.insert(target, breaker);
         }
         for (job_id, waiting) in looked.ending {
-            self.ends_not(&job_id, waiting);
+            self.abandon_cancel(&job_id, waiting);
         }
         self.schedules.wake_at(looked.index, Some(now().plus(Millis::from_secs(60))));
         if let Some(answer) = looked.answer {

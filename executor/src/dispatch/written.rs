@@ -163,7 +163,7 @@ impl Dispatcher {
 }
 
 /// What a caller hears of it.
-pub(super) fn kind_of(error: &StoreError) -> RefusalKind {
+fn kind_of(error: &StoreError) -> RefusalKind {
     if error.kind() == StoreErrorKind::Refused { RefusalKind::Internal } else { RefusalKind::Storage }
 }
 
