@@ -7,14 +7,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../beside.h"
+
 int main(void) {
     char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof "busy");
-    if (length < 0) return 1;
-    path[length] = 0;
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) return 1;
-    strcpy(slash + 1, "busy");
+    if (beside(path, sizeof path, "busy") != 0) return 1;
     if (open(path, O_CREAT | O_EXCL | O_CLOEXEC, 0600) < 0) {
         puts("{\"status\":\"error\",\"error\":\"another run is under way\",\"retry\":false}");
         return 0;

@@ -5,14 +5,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../beside.h"
+
 int main(void) {
     char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof "release");
-    if (length < 0) return 1;
-    path[length] = 0;
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) return 1;
-    strcpy(slash + 1, "release");
+    if (beside(path, sizeof path, "release") != 0) return 1;
     const struct timespec pause = {0, 2000000};
     while (access(path, F_OK) != 0) nanosleep(&pause, NULL);
 

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../beside.h"
+
 int main(void) {
     static char request[1 << 16], path[4096];
     size_t have = 0;
@@ -33,12 +35,7 @@ int main(void) {
     const char *key = strstr(request, "\"key\":1") != NULL ? "\"dedupe_key\":\"shared\"," : "";
     int fails = strstr(request, "\"fail\":1") != NULL;
 
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof "runs");
-    if (length < 0) return 1;
-    path[length] = 0;
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) return 1;
-    strcpy(slash + 1, "runs");
+    if (beside(path, sizeof path, "runs") != 0) return 1;
     int runs = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (runs < 0) return 1;
     *end = '\n';
