@@ -25,7 +25,10 @@ CREATE TABLE IF NOT EXISTS job_queue (
 
 CREATE INDEX IF NOT EXISTS job_queue_status_created_at_idx ON job_queue(status, created_at);
 CREATE INDEX IF NOT EXISTS job_queue_plugin_command_status_idx ON job_queue(plugin, command, status);
-CREATE INDEX IF NOT EXISTS job_queue_dedupe_status_completed_idx ON job_queue(dedupe_key, status, completed_at);
+-- Rows that no look-up by this key can find are left out: most jobs have none, and each index costs
+-- a page of every commit. The same holds for job_stopwatch_pipeline_idx.
+CREATE INDEX IF NOT EXISTS job_queue_dedupe_status_completed_idx
+  ON job_queue(dedupe_key, status, completed_at) WHERE dedupe_key IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS job_queue_event_source_idx
   ON job_queue(parent_job_id, source_event_id, plugin, command) WHERE source_event_id IS NOT NULL;
 
@@ -236,7 +239,8 @@ CREATE TABLE IF NOT EXISTS job_stopwatch (
 );
 
 CREATE INDEX IF NOT EXISTS job_stopwatch_job_attempt_idx ON job_stopwatch(job_id, attempt);
-CREATE INDEX IF NOT EXISTS job_stopwatch_pipeline_idx ON job_stopwatch(pipeline, pipeline_instance_id);
+CREATE INDEX IF NOT EXISTS job_stopwatch_pipeline_idx
+  ON job_stopwatch(pipeline, pipeline_instance_id) WHERE pipeline IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS job_stopwatch_rollup_daily (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
