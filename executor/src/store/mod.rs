@@ -18,6 +18,7 @@ mod backlog;
 mod batch;
 mod breaker;
 mod cancel;
+mod checkpoint;
 mod completion;
 mod ledger;
 mod log;

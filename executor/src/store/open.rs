@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::checkpoint::Checkpoints;
 use super::error::{StoreError, StoreErrorKind};
 use super::read::Reader;
 use super::{place, schema};
@@ -14,7 +15,7 @@ use super::{place, schema};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pages that the writer keeps, in KiB: the leaves that a job touches, of all tables and indexes.
-const CACHE_KIB: u32 = 8 * 1024;
+const CACHE_KIB: u32 = 2 * 1024;
 
 /// Every statement of the writer stays prepared.
 const STATEMENTS: usize = 64;
@@ -58,6 +59,7 @@ pub struct WriteConnection {
     pub(super) connection: Connection,
     /// The table is there.
     pub(super) stopwatch: bool,
+    pub(super) checkpoints: Checkpoints,
 }
 
 impl WriteConnection {
@@ -111,5 +113,6 @@ pub fn open(path: &Path, config: &Path) -> Result<(Store, WriteConnection), Stor
     let missing_soft = schema::missing_soft(&connection).map_err(failed)?;
     place::tighten(&path)?;
     let stopwatch = !missing_soft.contains(&"job_stopwatch");
-    Ok((Store { path, missing_soft }, WriteConnection { connection, stopwatch }))
+    let checkpoints = Checkpoints::take_over(&mut connection).map_err(failed)?;
+    Ok((Store { path, missing_soft }, WriteConnection { connection, stopwatch, checkpoints }))
 }

@@ -138,13 +138,17 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a batch is due and takes it; `None` when all is stored and the end has come.
-    fn next_batch(&self) -> Option<(Vec<u64>, Vec<Write>)> {
+    /// Waits until a batch is due and takes it. `pause`: for so long at most while nothing waits.
+    fn next(&self, pause: Option<Duration>) -> Next {
+        let end_of_pause = pause.map(|pause| Instant::now() + pause);
         let mut queue = self.lock();
         loop {
             let wait = match queue.due {
-                None if queue.stopping => return None,
-                None => None,
+                None if queue.stopping => return Next::End,
+                None => match end_of_pause.map(|end| end.saturating_duration_since(Instant::now())) {
+                    Some(Duration::ZERO) => return Next::Pause,
+                    left => left,
+                },
                 Some(_) if queue.stopping || queue.writes.len() >= ENOUGH => break,
                 Some(due) => match due.checked_duration_since(Instant::now()) {
                     None | Some(Duration::ZERO) => break,
@@ -158,15 +162,39 @@ impl Shared {
         }
         if queue.writes.len() <= MAX_BATCH {
             queue.due = None;
-            return Some((std::mem::take(&mut queue.tickets), std::mem::take(&mut queue.writes)));
+            return Next::Batch(std::mem::take(&mut queue.tickets), std::mem::take(&mut queue.writes));
         }
         // `due` stays in the past, so that the rest follows at once.
-        Some((queue.tickets.drain(..MAX_BATCH).collect(), queue.writes.drain(..MAX_BATCH).collect()))
+        Next::Batch(queue.tickets.drain(..MAX_BATCH).collect(), queue.writes.drain(..MAX_BATCH).collect())
     }
 }
 
+/// What the thread does next.
+#[derive(Debug)]
+enum Next {
+    /// Tickets and operations.
+    Batch(Vec<u64>, Vec<Write>),
+    /// Nothing waits.
+    Pause,
+    /// All is stored and the end has come.
+    End,
+}
+
 fn run(connection: WriteConnection, shared: &Shared, on_commit: &dyn Fn(Vec<Outcome>)) -> Result<(), StoreError> {
-    while let Some((tickets, writes)) = shared.next_batch() {
+    loop {
+        let checkpoint = connection.checkpoints.due();
+        if checkpoint == Some(Duration::ZERO) {
+            connection.checkpoints.run(&connection.connection);
+            continue;
+        }
+        let (tickets, writes) = match shared.next(checkpoint) {
+            Next::Batch(tickets, writes) => (tickets, writes),
+            Next::Pause => {
+                connection.checkpoints.run(&connection.connection);
+                continue;
+            }
+            Next::End => return close(connection),
+        };
         let halted = shared.lock().halted.clone();
         let answers = match halted {
             Some(fault) => vec![Err(fault); writes.len()],
@@ -179,7 +207,6 @@ fn run(connection: WriteConnection, shared: &Shared, on_commit: &dyn Fn(Vec<Outc
         let operations = tickets.into_iter().zip(writes);
         on_commit(operations.zip(answers).map(|((ticket, write), result)| outcome(ticket, write, result)).collect());
     }
-    close(connection)
 }
 
 fn outcome(ticket: u64, write: Write, result: Result<Applied, StoreError>) -> Outcome {
@@ -332,10 +359,10 @@ mod tests {
             queue.due = Some(Instant::now());
             queue.stopping = true;
         }
-        let (first, _) = shared.next_batch().expect("a batch");
-        let (second, writes) = shared.next_batch().expect("the rest");
+        let Next::Batch(first, _) = shared.next(None) else { panic!("a batch") };
+        let Next::Batch(second, writes) = shared.next(None) else { panic!("the rest") };
         assert_eq!((first.len(), second.len(), writes.len()), (MAX_BATCH, 5, 5));
         assert_eq!(second.first(), Some(&(MAX_BATCH as u64)));
-        assert!(shared.next_batch().is_none());
+        assert!(matches!(shared.next(None), Next::End));
     }
 }
