@@ -20,6 +20,8 @@ use super::{DEADLINE, Executor};
 
 /// A buffer that grew beyond this is given back when it is empty.
 const KEEP: usize = 64 * 1024;
+/// What is read at once, if it is there.
+const READ: usize = 16 * 1024;
 /// The front's first call on every connection.
 const FIRST_CALL: u64 = 1;
 
@@ -210,6 +212,8 @@ impl Inbox {
             if self.bytes.is_empty() && self.bytes.capacity() > KEEP {
                 self.bytes = BytesMut::new();
             }
+            // What is left of the buffer may be a few bytes, and would be all that is read.
+            self.bytes.reserve(READ);
             if reader.read_buf(&mut self.bytes).await.map_err(LineError::Io)? == 0 {
                 let whole = self.bytes.is_empty() && announced.is_none();
                 return Err(if whole { LineError::Closed } else { FrameError::Cut.into() });

@@ -30,6 +30,8 @@ use crate::logging::log;
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// Requests of one connection that wait for their answer; more are read when some are answered.
 const OPEN_CALLS: usize = 4096;
+/// What is read at once, if it is there.
+const READ: usize = 16 * 1024;
 /// Connections of operators at one time.
 const ADMIN_CONNECTIONS: usize = 32;
 
@@ -183,7 +185,7 @@ async fn read(
     open: &Arc<Semaphore>,
 ) -> Result<(), String> {
     let mut framing = framing();
-    let mut buffer = BytesMut::with_capacity(16 * 1024);
+    let mut buffer = BytesMut::new();
     loop {
         while let Some(body) = framing.decode(&mut buffer).map_err(|error: io::Error| error.to_string())? {
             let Envelope { call, body: request } =
@@ -197,6 +199,8 @@ async fn read(
                 return Ok(());
             }
         }
+        // What is left of the buffer may be a few bytes, and would be all that is read.
+        buffer.reserve(READ);
         match reader.read_buf(&mut buffer).await {
             Ok(0) if buffer.is_empty() => return Ok(()),
             Ok(0) => return Err("stream ended inside a frame".to_owned()),
