@@ -277,8 +277,9 @@ impl Dispatcher {
     }
 
     /// Runs until a stop has been carried out or a part has died. The writer is given back, to be
-    /// drained and closed.
-    pub async fn run(mut self, events: &mut mpsc::UnboundedReceiver<Event>) -> (Ending, Writer) {
+    /// drained and closed; what nobody handled is dropped, since it holds the way back of its answer
+    /// open.
+    pub async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) -> (Ending, Writer) {
         let mut batch = Vec::new();
         let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
         let mut fed = Instant::now();

@@ -62,7 +62,7 @@ impl Ready {
             Err(error) => return Err((refuse(error), line)),
         };
         let spawner = self.spawner.take_process();
-        let (events, mut incoming) = mpsc::unbounded_channel();
+        let (events, incoming) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         let mut doors = Doors { tasks: JoinSet::new(), closing: CancellationToken::new() };
         let parts = match self.assemble(sockets, &events, &mut tasks, &mut doors).await {
@@ -87,10 +87,14 @@ impl Ready {
         }
         log(Level::Info, "executor ready", &[]);
         logging::flush();
-        let (ending, writer) = dispatcher.run(&mut incoming).await;
+        // A task like the others: each wake-up of the runtime's own future is a system call.
+        let mut dispatching = JoinSet::new();
+        dispatching.spawn(dispatcher.run(incoming));
+        let (ending, writer) = match dispatching.join_next().await.expect("it was just put there") {
+            Ok(ended) => ended,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        // What nobody handled holds the way back of its answer open.
-        drop(incoming);
         doors.close().await;
         // With its task the spawner's line is closed, and the spawner ends.
         tasks.shutdown().await;
