@@ -10,6 +10,7 @@ mod load;
 mod sized;
 mod stats;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crowd::Crowd;
@@ -35,7 +36,8 @@ fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|word| PARTS.contains(&word.as_str())).collect();
     let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
     machine();
-    let raw = raw_spawn();
+    let floor = Floor::new();
+    let first = floor.tell();
     if wanted("start") {
         starts();
     }
@@ -47,17 +49,17 @@ fn main() {
         idle(&instance);
     }
     if wanted("sync") {
-        let plain = sync(&instance, "bench", raw.alone);
-        let secret = sync(&instance, "bench-secret", raw.alone);
+        let plain = sync(&instance, "bench", &floor);
+        let secret = sync(&instance, "bench-secret", &floor);
         println!("secret, delivered and scrubbed, added        p50 {:+.3} ms", millis(secret) - millis(plain));
     }
     if wanted("drained") {
-        let plain = drained(&instance, "bench", raw.rate, "");
-        let secret = drained(&instance, "bench-secret", raw.rate, ", every job with a secret");
+        let plain = drained(&instance, "bench", &floor, "");
+        let secret = drained(&instance, "bench-secret", &floor, ", every job with a secret");
         println!("secret, delivered and scrubbed, added        {:+.3} ms a job, drained", 1e3 / secret - 1e3 / plain);
     }
     if wanted("http") {
-        with_http(&instance, raw.rate);
+        with_http(&instance, &floor);
     }
     if wanted("spawn") {
         enqueue_to_spawn(&instance, &Ledger::Empty);
@@ -75,8 +77,8 @@ fn main() {
     if wanted("queued") {
         sized(&Ledger::queued());
     }
-    let again = raw_spawn().rate;
-    println!("raw spawn again, at the end                  {again:>9.0} /s = {:.2} of the first", again / raw.rate);
+    let again = floor.tell();
+    println!("raw spawn again, at the end                  {again:>9.0} /s = {:.2} of the first", again / first);
 }
 
 /// What a ledger of a size is measured by.
@@ -86,21 +88,58 @@ fn sized(ledger: &Ledger) {
     enqueue_to_spawn(&ledger.start(workers(8 + ledger.held())), ledger);
 }
 
-/// R: a rate, and the median of one at a time.
-struct Raw {
-    rate: f64,
-    alone: Duration,
+/// What the machine itself can do at the moment. It moves by a third within minutes, so that each
+/// figure is put beside what was measured right before and after it.
+struct Floor {
+    scratch: Scratch,
 }
 
-fn raw_spawn() -> Raw {
-    let scratch = Scratch::new();
-    tests::plugins::install("bench", scratch.path());
-    let raw = floor::spawn(&scratch.path().join("bench/bench"), 1.5);
-    let (low, high) = raw.spread;
-    println!("raw spawn, 2 at once (R)                     {:>9.0} /s   runs {low:.0}..{high:.0}", raw.rate);
-    let (alone, p99) = (raw.alone.percentile(50), raw.alone.percentile(99));
-    println!("raw spawn, alone                             p50 {:.3} ms  p99 {:.3} ms", millis(alone), millis(p99));
-    Raw { rate: raw.rate, alone }
+impl Floor {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        tests::plugins::install("bench", scratch.path());
+        Self { scratch }
+    }
+
+    fn plugin(&self) -> PathBuf {
+        self.scratch.path().join("bench/bench")
+    }
+
+    /// R: plugins a second, two at once.
+    fn rate(&self) -> f64 {
+        floor::at_once(&self.plugin(), 2, 1.0)
+    }
+
+    /// How long each of `count` plugins took, one at a time.
+    fn alone(&self, count: usize) -> Vec<Duration> {
+        floor::alone(&self.plugin(), count)
+    }
+
+    fn tell(&self) -> f64 {
+        let (rate, low, high) = median((0..3).map(|_| self.rate()).collect());
+        println!("raw spawn, 2 at once (R)                     {rate:>9.0} /s   runs {low:.0}..{high:.0}");
+        let alone = Samples::new(self.alone(2000));
+        let (p50, p99) = (alone.percentile(50), alone.percentile(99));
+        println!("raw spawn, alone                             p50 {:.3} ms  p99 {:.3} ms", millis(p50), millis(p99));
+        rate
+    }
+
+    /// Rates of three runs, each beside R: the middle one of both, with the spread of the ratios.
+    fn beside(&self, what: &str, mut run: impl FnMut() -> f64) -> f64 {
+        let mut before = self.rate();
+        let mut ratios = Vec::new();
+        let rates = (0..3).map(|_| {
+            let rate = run();
+            let after = self.rate();
+            ratios.push(rate / f64::midpoint(before, after));
+            before = after;
+            rate
+        });
+        let (rate, ..) = median(rates.collect());
+        let (ratio, low, high) = median(ratios);
+        println!("{what:<44} {rate:>9.0} /s = {ratio:.2} R  runs {low:.2}..{high:.2}");
+        rate
+    }
 }
 
 fn machine() {
@@ -156,27 +195,33 @@ fn mib(kib: u64) -> f64 {
     kib / 1024.0
 }
 
-/// Trigger to result over one connection.
-fn sync(instance: &Instance, plugin: &str, raw: Duration) -> Duration {
+/// Trigger to result over one connection, in turns with the bare plugin.
+fn sync(instance: &Instance, plugin: &str, floor: &Floor) -> Duration {
     let body = load::payload();
     let mut caller = Caller::new(instance);
     for _ in 0..200 {
         caller.run(plugin, &body);
     }
-    let samples = Samples::new((0..2000).map(|_| caller.run(plugin, &body)).collect());
+    let (mut samples, mut raw) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        raw.extend(floor.alone(250));
+        samples.extend((0..250).map(|_| caller.run(plugin, &body)));
+    }
+    let (samples, raw) = (Samples::new(samples), Samples::new(raw).percentile(50));
     let (p50, p99) = (samples.percentile(50), samples.percentile(99));
     println!(
-        "trigger to result, {plugin:<12}              p50 {:.3} ms  p99 {:.3} ms  (raw p50 {:+.3} ms)",
+        "trigger to result, {plugin:<12}              p50 {:.3} ms  p99 {:.3} ms  (raw p50 {:.3} {:+.3} ms)",
         millis(p50),
         millis(p99),
+        millis(raw),
         millis(p50) - millis(raw)
     );
     p50
 }
 
 /// Fills the queue faster than it drains, and times the rest.
-fn drained(instance: &Instance, plugin: &str, raw: f64, what: &str) -> f64 {
-    let rates = (0..3).map(|_| {
+fn drained(instance: &Instance, plugin: &str, floor: &Floor, what: &str) -> f64 {
+    floor.beside(&format!("jobs, queue drained{what}"), || {
         load::admit(instance, plugin, 16, 12_000);
         let mut caller = Caller::new(instance);
         // The front's answer may be old: one that was asked for after it is not.
@@ -190,28 +235,26 @@ fn drained(instance: &Instance, plugin: &str, raw: f64, what: &str) -> f64 {
             .expect("the ledger has its jobs");
         assert_eq!(failed, 0, "{plugin}: jobs that fail are no measure");
         per_second(usize::try_from(left).unwrap_or(0), took)
-    });
-    let (rate, low, high) = median(rates.collect());
-    println!("jobs, queue drained{what:<26} {rate:>9.0} /s = {:.2} R  runs {low:.0}..{high:.0}", rate / raw);
-    rate
+    })
 }
 
 /// Jobs while they are admitted over HTTP by callers on the same cores.
-fn with_http(instance: &Instance, raw: f64) {
-    const JOBS: usize = 16_000;
+fn with_http(instance: &Instance, floor: &Floor) {
+    const JOBS: usize = 8_000;
     const AT_ONCE: usize = 250;
-    let (mut crowd, mut watcher) = (Crowd::new(instance, "bench", 64), Caller::new(instance));
-    let start = Instant::now();
-    for _ in 0..JOBS / AT_ONCE {
-        // Enough waits that no worker is idle, and no more.
-        while watcher.depth() > 1500 {
-            std::thread::sleep(Duration::from_millis(20));
+    floor.beside("jobs, with HTTP admission and its load", || {
+        let (mut crowd, mut watcher) = (Crowd::new(instance, "bench", 64), Caller::new(instance));
+        let start = Instant::now();
+        for _ in 0..JOBS / AT_ONCE {
+            // Enough waits that no worker is idle, and no more.
+            while watcher.depth() > 1500 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            crowd.admit(AT_ONCE);
         }
-        crowd.admit(AT_ONCE);
-    }
-    watcher.drained();
-    let rate = per_second(JOBS, start.elapsed());
-    println!("jobs, with HTTP admission and its load       {rate:>9.0} /s = {:.2} R", rate / raw);
+        watcher.drained();
+        per_second(JOBS, start.elapsed())
+    });
 }
 
 /// From the row's creation to the plugin's own first instruction, which also counts exec and the
