@@ -4,7 +4,9 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use shared::time::Timestamp;
 
 /// Plugins a second, as many at once as are asked for. Each is run as a worker would that keeps no
 /// ledger: 1 KiB in, 1 KiB out, wait.
@@ -44,11 +46,32 @@ pub(crate) fn alone(plugin: &Path, count: usize) -> Vec<Duration> {
         .collect()
 }
 
+/// From the spawn to the plugin's own first instruction, of `count` plugins, one at a time.
+pub(crate) fn to_main(plugin: &Path, count: usize) -> Vec<Duration> {
+    let request = request();
+    (0..count)
+        .map(|_| {
+            let at = Timestamp::from_system_time(SystemTime::now());
+            since(at, &run(plugin, &request))
+        })
+        .collect()
+}
+
+/// From a moment to the first instruction of the plugin that gave this answer.
+pub(crate) fn since(at: Timestamp, answer: &str) -> Duration {
+    let begun: i64 = answer["{\"status\":\"ok\",\"result\":\"".len()..]
+        .split(' ')
+        .next()
+        .and_then(|nanos| nanos.parse().ok())
+        .expect("nanoseconds");
+    Duration::from_nanos(u64::try_from(begun - at.unix_nanos()).unwrap_or(0))
+}
+
 fn request() -> String {
     format!("{{\"protocol\":2,\"payload\":\"{}\"}}\n", "a".repeat(990))
 }
 
-fn run(plugin: &Path, request: &str) {
+fn run(plugin: &Path, request: &str) -> String {
     #[expect(clippy::disallowed_methods, reason = "the raw spawn is what is measured")]
     let mut child = Command::new(plugin)
         .env_clear()
@@ -57,7 +80,8 @@ fn run(plugin: &Path, request: &str) {
         .spawn()
         .expect("the plugin starts");
     child.stdin.take().expect("piped").write_all(request.as_bytes()).expect("the plugin reads");
-    let mut answer = Vec::with_capacity(1024);
-    child.stdout.take().expect("piped").read_to_end(&mut answer).expect("the plugin answers");
+    let mut answer = String::with_capacity(1025);
+    child.stdout.take().expect("piped").read_to_string(&mut answer).expect("the plugin answers");
     assert!(child.wait().expect("it ends").success() && answer.len() == 1024);
+    answer
 }

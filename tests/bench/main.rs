@@ -62,7 +62,7 @@ fn main() {
         with_http(&instance, &floor);
     }
     if wanted("spawn") {
-        enqueue_to_spawn(&instance, &Ledger::Empty);
+        enqueue_to_spawn(&instance, &Ledger::Empty, &floor);
     }
     drop(instance);
     if wanted("admission") {
@@ -72,20 +72,20 @@ fn main() {
         sized::by_workers(&Ledger::Empty);
     }
     if wanted("finished") {
-        sized(&Ledger::finished());
+        sized(&Ledger::finished(), &floor);
     }
     if wanted("queued") {
-        sized(&Ledger::queued());
+        sized(&Ledger::queued(), &floor);
     }
     let again = floor.tell();
     println!("raw spawn again, at the end                  {again:>9.0} /s = {:.2} of the first", again / first);
 }
 
 /// What a ledger of a size is measured by.
-fn sized(ledger: &Ledger) {
+fn sized(ledger: &Ledger, floor: &Floor) {
     sized::admission(ledger);
     sized::by_workers(ledger);
-    enqueue_to_spawn(&ledger.start(workers(8 + ledger.held())), ledger);
+    enqueue_to_spawn(&ledger.start(workers(8 + ledger.held())), ledger, floor);
 }
 
 /// What the machine itself can do at the moment. It moves by a third within minutes, so that each
@@ -113,6 +113,11 @@ impl Floor {
     /// How long each of `count` plugins took, one at a time.
     fn alone(&self, count: usize) -> Vec<Duration> {
         floor::alone(&self.plugin(), count)
+    }
+
+    /// From spawn to `main()`, of `count` plugins, one at a time.
+    fn to_main(&self, count: usize) -> Vec<Duration> {
+        floor::to_main(&self.plugin(), count)
     }
 
     fn tell(&self) -> f64 {
@@ -257,13 +262,17 @@ fn with_http(instance: &Instance, floor: &Floor) {
     });
 }
 
-/// From the row's creation to the plugin's own first instruction, which also counts exec and the
-/// C library's start.
-fn enqueue_to_spawn(instance: &Instance, from: &Ledger) {
+/// From the row's creation to the plugin's own first instruction, and the same without what a bare
+/// plugin takes from its spawn to there: exec and the C library's start.
+fn enqueue_to_spawn(instance: &Instance, from: &Ledger, floor: &Floor) {
     let body = load::payload();
     let mut caller = Caller::new(instance);
-    for _ in 0..1000 {
-        caller.run("bench", &body);
+    let mut bare = Vec::new();
+    for _ in 0..4 {
+        bare.extend(floor.to_main(250));
+        for _ in 0..250 {
+            caller.run("bench", &body);
+        }
     }
     let ledger = instance.ledger();
     let mut statement = ledger
@@ -272,19 +281,15 @@ fn enqueue_to_spawn(instance: &Instance, from: &Ledger) {
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).expect("rows");
     let samples = rows.map(|row| {
         let (created_at, result) = row.expect("a row");
-        let created = shared::time::Timestamp::parse(&created_at).expect("a timestamp").unix_nanos();
-        let begun: i64 = result["{\"status\":\"ok\",\"result\":\"".len()..]
-            .split(' ')
-            .next()
-            .and_then(|nanos| nanos.parse().ok())
-            .expect("nanoseconds");
-        Duration::from_nanos(u64::try_from(begun - created).unwrap_or(0))
+        floor::since(shared::time::Timestamp::parse(&created_at).expect("a timestamp"), &result)
     });
-    let samples = Samples::new(samples.collect());
+    let (samples, bare) = (Samples::new(samples.collect()), Samples::new(bare).percentile(50));
+    let (p50, p99) = (millis(samples.percentile(50)), millis(samples.percentile(99)));
+    let bare = millis(bare);
     println!(
-        "created to the plugin's main(){:<14} p50 {:.3} ms  p99 {:.3} ms",
+        "created to the plugin's main(){:<14} p50 {p50:.3} ms  p99 {p99:.3} ms  (bare, spawn to main(): {bare:.3}, so \
+         created to spawn {:.3})",
         from.name(),
-        millis(samples.percentile(50)),
-        millis(samples.percentile(99))
+        p50 - bare
     );
 }
