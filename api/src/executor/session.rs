@@ -226,6 +226,11 @@ impl Inbox {
 mod tests {
     use super::*;
 
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
     fn read_all(mut bytes: &[u8], limit: usize) -> (Vec<String>, LineError) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
         runtime.block_on(async {
@@ -266,5 +271,39 @@ mod tests {
         check(&[0, 0, 0, 0], |end| matches!(end, LineError::Frame(FrameError::Malformed(_))));
         check(&[2, 0, 0, 0, 1, 0xff], |end| matches!(end, LineError::Frame(FrameError::Malformed(_))));
         check(&[3, 0, 0, 0, 1, b'a', b'b'], |end| matches!(end, LineError::Frame(FrameError::Malformed(_))));
+    }
+
+    /// Counts how often it is asked.
+    struct Counted<'a> {
+        bytes: &'a [u8],
+        reads: usize,
+    }
+
+    impl AsyncRead for Counted<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            self.reads += 1;
+            Pin::new(&mut self.bytes).poll_read(context, buffer)
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_read_at_once() {
+        let mut bytes = Vec::new();
+        for _ in 0..50 {
+            frame::write(&mut bytes, &"a".repeat(1000), EXECUTOR_MAX).expect("fits");
+        }
+        let mut reader = Counted { bytes: &bytes, reads: 0 };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        runtime.block_on(async {
+            let mut inbox = Inbox::new(EXECUTOR_MAX);
+            for _ in 0..50 {
+                inbox.next(&mut reader).await.expect("a frame");
+            }
+        });
+        assert!(reader.reads <= bytes.len() / READ + 1, "{} reads of {} bytes", reader.reads, bytes.len());
     }
 }

@@ -7,8 +7,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use rusqlite::Connection;
+use shared::time::Millis;
 
-use crate::store::write::{Applied, Write};
+use crate::queue::dedupe::Check;
+use crate::store::write::{Applied, NewJob, Write};
 use crate::store::{SCHEMA, StoreErrorKind, open};
 
 const MIGRATIONS: [&str; 1] = [include_str!("../../../../migrations/0001_init.sql")];
@@ -219,6 +221,32 @@ fn newer_extras_are_allowed_and_soft_tables_may_be_missing() {
     assert_eq!(store.missing_soft(), ["vault_audit", "job_stopwatch"]);
     let answers = crate::store::batch::run(&connection, &[Write::Admit(new_job("job-1"))]);
     assert!(matches!(answers[..], [Ok(Applied::Admitted)]));
+    drop(connection);
+    fs::remove_dir_all(directory).expect("removed");
+}
+
+#[test]
+fn an_index_that_holds_every_row_serves_as_well() {
+    let directory = directory("opening-whole");
+    let path = directory.join("ductile.db");
+    let foreign = Connection::open(&path).expect("open");
+    foreign.execute_batch(SCHEMA).expect("the schema");
+    foreign
+        .execute_batch(
+            "DROP INDEX job_queue_dedupe_status_completed_idx; CREATE INDEX job_queue_dedupe_status_completed_idx \
+             ON job_queue(dedupe_key, status, completed_at); DROP INDEX job_stopwatch_pipeline_idx; \
+             CREATE INDEX job_stopwatch_pipeline_idx ON job_stopwatch(pipeline, pipeline_instance_id)",
+        )
+        .expect("the reference's own");
+    drop(foreign);
+    let (_, connection) = open(&path, Path::new("c.yaml")).expect("opened");
+    let keyed = |id: &str| {
+        let job = NewJob { dedupe_key: Some("k".to_owned()), ..new_job(id) };
+        let check = Check::new(Some("k"), Millis(1000), job.created_at).expect("a key");
+        Write::AdmitUnique(job, check)
+    };
+    let answers = crate::store::batch::run(&connection, &[keyed("job-1"), keyed("job-2")]);
+    assert!(matches!(answers[..], [Ok(Applied::Admitted), Ok(Applied::Duplicate(_))]), "{answers:?}");
     drop(connection);
     fs::remove_dir_all(directory).expect("removed");
 }
