@@ -14,7 +14,8 @@ use super::{place, schema};
 /// How long a connection waits for a lock that another program holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pages that the writer keeps, in KiB: the leaves that a job touches, of all tables and indexes.
+/// Pages that the writer keeps, in KiB: the leaves that a job touches, of all tables and indexes. No
+/// more, since SQLite walks all of them at a commit that has balanced a tree.
 const CACHE_KIB: u32 = 2 * 1024;
 
 /// Every statement of the writer stays prepared.
