@@ -1,6 +1,6 @@
 //! The figures of `docs/performance.md`: the product beside the machine's own limit, in one run.
-//! `make bench`; about ten minutes, of which the sizes take seven. Ratios are what counts: absolute numbers of two machines, or
-//! of two days, are not compared.
+//! `make bench`; about five minutes. Ratios are what counts: absolute numbers of two machines, or of
+//! two days, are not compared.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 mod crowd;
@@ -10,16 +10,15 @@ mod load;
 mod sized;
 mod stats;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crowd::Crowd;
+use floor::Floor;
 use ledger::Ledger;
 use load::{Caller, per_second};
 use stats::{Samples, median, millis};
 use tests::instance::Instance;
 use tests::procs;
-use tests::scratch::Scratch;
 use tests::site::Setup;
 use tests::unit_set;
 
@@ -69,7 +68,7 @@ fn main() {
         sized::admission(&Ledger::Empty);
     }
     if wanted("workers") {
-        sized::by_workers(&Ledger::Empty);
+        sized::by_workers(&Ledger::Empty, &floor);
     }
     if wanted("finished") {
         sized(&Ledger::finished(), &floor);
@@ -84,67 +83,8 @@ fn main() {
 /// What a ledger of a size is measured by.
 fn sized(ledger: &Ledger, floor: &Floor) {
     sized::admission(ledger);
-    sized::by_workers(ledger);
+    sized::by_workers(ledger, floor);
     enqueue_to_spawn(&ledger.start(workers(8 + ledger.held())), ledger, floor);
-}
-
-/// What the machine itself can do at the moment. It moves by a third within minutes, so that each
-/// figure is put beside what was measured right before and after it.
-struct Floor {
-    scratch: Scratch,
-}
-
-impl Floor {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        tests::plugins::install("bench", scratch.path());
-        Self { scratch }
-    }
-
-    fn plugin(&self) -> PathBuf {
-        self.scratch.path().join("bench/bench")
-    }
-
-    /// R: plugins a second, two at once.
-    fn rate(&self) -> f64 {
-        floor::at_once(&self.plugin(), 2, 1.0)
-    }
-
-    /// How long each of `count` plugins took, one at a time.
-    fn alone(&self, count: usize) -> Vec<Duration> {
-        floor::alone(&self.plugin(), count)
-    }
-
-    /// From spawn to `main()`, of `count` plugins, one at a time.
-    fn to_main(&self, count: usize) -> Vec<Duration> {
-        floor::to_main(&self.plugin(), count)
-    }
-
-    fn tell(&self) -> f64 {
-        let (rate, low, high) = median((0..3).map(|_| self.rate()).collect());
-        println!("raw spawn, 2 at once (R)                     {rate:>9.0} /s   runs {low:.0}..{high:.0}");
-        let alone = Samples::new(self.alone(2000));
-        let (p50, p99) = (alone.percentile(50), alone.percentile(99));
-        println!("raw spawn, alone                             p50 {:.3} ms  p99 {:.3} ms", millis(p50), millis(p99));
-        rate
-    }
-
-    /// Rates of three runs, each beside R: the middle one of both, with the spread of the ratios.
-    fn beside(&self, what: &str, mut run: impl FnMut() -> f64) -> f64 {
-        let mut before = self.rate();
-        let mut ratios = Vec::new();
-        let rates = (0..3).map(|_| {
-            let rate = run();
-            let after = self.rate();
-            ratios.push(rate / f64::midpoint(before, after));
-            before = after;
-            rate
-        });
-        let (rate, ..) = median(rates.collect());
-        let (ratio, low, high) = median(ratios);
-        println!("{what:<44} {rate:>9.0} /s = {ratio:.2} R  runs {low:.2}..{high:.2}");
-        rate
-    }
 }
 
 fn machine() {

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use tests::instance::Instance;
-use tests::scratch::Scratch;
 
-use crate::floor;
+use crate::floor::Floor;
 use crate::ledger::Ledger;
 use crate::load::{self, Caller, per_second};
 use crate::workers;
@@ -23,11 +22,9 @@ pub(crate) fn admission(ledger: &Ledger) {
 }
 
 /// Jobs with so many workers, beside as many raw spawns at once.
-pub(crate) fn by_workers(ledger: &Ledger) {
-    let scratch = Scratch::new();
-    tests::plugins::install("bench", scratch.path());
+pub(crate) fn by_workers(ledger: &Ledger, floor: &Floor) {
     for count in [1, 2, 4, 8] {
-        let raw = floor::at_once(&scratch.path().join("bench/bench"), count, 1.5);
+        let raw = floor.at_once(count, 1.5);
         let instance = ledger.start(workers(count + ledger.held()));
         load::admit(&instance, "bench", 16, 6000);
         let (left, start) = (outstanding(&instance), Instant::now());

@@ -138,15 +138,19 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a batch is due and takes it. `pause`: for so long at most while nothing waits.
-    fn next(&self, pause: Option<Duration>) -> Next {
+    /// Waits until a batch is due and takes it. `pause`: for so long at most while nothing waits; one of
+    /// no length goes before what waits.
+    fn next(&self, pause: Option<Duration>) -> Turn {
+        if pause == Some(Duration::ZERO) {
+            return Turn::Pause;
+        }
         let end_of_pause = pause.map(|pause| Instant::now() + pause);
         let mut queue = self.lock();
         loop {
             let wait = match queue.due {
-                None if queue.stopping => return Next::End,
+                None if queue.stopping => return Turn::End,
                 None => match end_of_pause.map(|end| end.saturating_duration_since(Instant::now())) {
-                    Some(Duration::ZERO) => return Next::Pause,
+                    Some(Duration::ZERO) => return Turn::Pause,
                     left => left,
                 },
                 Some(_) if queue.stopping || queue.writes.len() >= ENOUGH => break,
@@ -162,19 +166,19 @@ impl Shared {
         }
         if queue.writes.len() <= MAX_BATCH {
             queue.due = None;
-            return Next::Batch(std::mem::take(&mut queue.tickets), std::mem::take(&mut queue.writes));
+            return Turn::Batch(std::mem::take(&mut queue.tickets), std::mem::take(&mut queue.writes));
         }
         // `due` stays in the past, so that the rest follows at once.
-        Next::Batch(queue.tickets.drain(..MAX_BATCH).collect(), queue.writes.drain(..MAX_BATCH).collect())
+        Turn::Batch(queue.tickets.drain(..MAX_BATCH).collect(), queue.writes.drain(..MAX_BATCH).collect())
     }
 }
 
 /// What the thread does next.
 #[derive(Debug)]
-enum Next {
+enum Turn {
     /// Tickets and operations.
     Batch(Vec<u64>, Vec<Write>),
-    /// Nothing waits.
+    /// It is time for a checkpoint.
     Pause,
     /// All is stored and the end has come.
     End,
@@ -182,18 +186,13 @@ enum Next {
 
 fn run(connection: WriteConnection, shared: &Shared, on_commit: &dyn Fn(Vec<Outcome>)) -> Result<(), StoreError> {
     loop {
-        let checkpoint = connection.checkpoints.due();
-        if checkpoint == Some(Duration::ZERO) {
-            connection.checkpoints.run(&connection.connection);
-            continue;
-        }
-        let (tickets, writes) = match shared.next(checkpoint) {
-            Next::Batch(tickets, writes) => (tickets, writes),
-            Next::Pause => {
+        let (tickets, writes) = match shared.next(connection.checkpoints.due()) {
+            Turn::Batch(tickets, writes) => (tickets, writes),
+            Turn::Pause => {
                 connection.checkpoints.run(&connection.connection);
                 continue;
             }
-            Next::End => return close(connection),
+            Turn::End => return close(connection),
         };
         let halted = shared.lock().halted.clone();
         let answers = match halted {
@@ -359,10 +358,11 @@ mod tests {
             queue.due = Some(Instant::now());
             queue.stopping = true;
         }
-        let Next::Batch(first, _) = shared.next(None) else { panic!("a batch") };
-        let Next::Batch(second, writes) = shared.next(None) else { panic!("the rest") };
+        assert!(matches!(shared.next(Some(Duration::ZERO)), Turn::Pause), "what waits does not put it off");
+        let Turn::Batch(first, _) = shared.next(None) else { panic!("a batch") };
+        let Turn::Batch(second, writes) = shared.next(None) else { panic!("the rest") };
         assert_eq!((first.len(), second.len(), writes.len()), (MAX_BATCH, 5, 5));
         assert_eq!(second.first(), Some(&(MAX_BATCH as u64)));
-        assert!(matches!(shared.next(None), Next::End));
+        assert!(matches!(shared.next(None), Turn::End));
     }
 }

@@ -4,7 +4,7 @@ use super::{Home, directory, new_job};
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use shared::time::Millis;
@@ -140,14 +140,19 @@ fn root_leaves_the_files_to_the_owner_of_the_directory() {
     fs::remove_dir_all(directory).expect("removed");
 }
 
-/// Opens a database of the full schema after `change`, expecting the refusal.
-fn refusal(name: &str, change: &str) -> String {
+/// A database of the full schema after `change`, in a directory of its own.
+fn changed(name: &str, change: &str) -> (PathBuf, PathBuf) {
     let directory = directory(name);
     let path = directory.join("ductile.db");
     let foreign = Connection::open(&path).expect("open");
     foreign.execute_batch(SCHEMA).expect("the schema");
     foreign.execute_batch(change).expect("the change");
-    drop(foreign);
+    (directory, path)
+}
+
+/// Opens a database of the full schema after `change`, expecting the refusal.
+fn refusal(name: &str, change: &str) -> String {
+    let (directory, path) = changed(name, change);
     let before = fs::read(&path).expect("read");
     let error = open(&path, Path::new("/etc/ductile/config.yaml")).map(|_| ()).expect_err("refused");
     assert_eq!(error.kind(), StoreErrorKind::Schema);
@@ -206,17 +211,11 @@ fn someone_elses_database_is_refused() {
 
 #[test]
 fn newer_extras_are_allowed_and_soft_tables_may_be_missing() {
-    let directory = directory("opening-extras");
-    let path = directory.join("ductile.db");
-    let foreign = Connection::open(&path).expect("open");
-    foreign.execute_batch(SCHEMA).expect("the schema");
-    foreign
-        .execute_batch(
-            "CREATE TABLE later (id INTEGER); ALTER TABLE job_queue ADD COLUMN later TEXT; \
+    let (directory, path) = changed(
+        "opening-extras",
+        "CREATE TABLE later (id INTEGER); ALTER TABLE job_queue ADD COLUMN later TEXT; \
              CREATE INDEX later_idx ON job_queue(later); DROP TABLE vault_audit; DROP TABLE job_stopwatch",
-        )
-        .expect("the change");
-    drop(foreign);
+    );
     let (store, connection) = open(&path, Path::new("c.yaml")).expect("opened");
     assert_eq!(store.missing_soft(), ["vault_audit", "job_stopwatch"]);
     let answers = crate::store::batch::run(&connection, &[Write::Admit(new_job("job-1"))]);
@@ -227,18 +226,12 @@ fn newer_extras_are_allowed_and_soft_tables_may_be_missing() {
 
 #[test]
 fn an_index_that_holds_every_row_serves_as_well() {
-    let directory = directory("opening-whole");
-    let path = directory.join("ductile.db");
-    let foreign = Connection::open(&path).expect("open");
-    foreign.execute_batch(SCHEMA).expect("the schema");
-    foreign
-        .execute_batch(
-            "DROP INDEX job_queue_dedupe_status_completed_idx; CREATE INDEX job_queue_dedupe_status_completed_idx \
+    let (directory, path) = changed(
+        "opening-whole",
+        "DROP INDEX job_queue_dedupe_status_completed_idx; CREATE INDEX job_queue_dedupe_status_completed_idx \
              ON job_queue(dedupe_key, status, completed_at); DROP INDEX job_stopwatch_pipeline_idx; \
              CREATE INDEX job_stopwatch_pipeline_idx ON job_stopwatch(pipeline, pipeline_instance_id)",
-        )
-        .expect("the reference's own");
-    drop(foreign);
+    );
     let (_, connection) = open(&path, Path::new("c.yaml")).expect("opened");
     let keyed = |id: &str| {
         let job = NewJob { dedupe_key: Some("k".to_owned()), ..new_job(id) };
